@@ -84,7 +84,7 @@ def test_a_killed_phone_is_told_once_with_its_name_and_how_long_the_run_waits() 
     )
     assert told == [
         "phone-1 left: the connection broke",
-        f"paused: {why}; waiting 60 s, then going on without if that is possible",
+        f"paused: {why}; waiting 60 s, then continuing without them if possible",
     ]
 
 

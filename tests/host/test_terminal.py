@@ -6,7 +6,7 @@ from string import Formatter
 
 import pytest
 from crowdlearn_host.cli import main
-from crowdlearn_host.cli.console import progress
+from crowdlearn_host.cli.console.problems import EACH, PROBLEMS
 from crowdlearn_host.cli.console.progress import TrainingProgress
 from crowdlearn_host.cli.devices import devices
 from crowdlearn_host.devices.discovery import Found, Visited
@@ -32,10 +32,10 @@ def test_brackets_of_a_device_are_no_markup(event: str) -> None:
     assert "[bold]phone[/bold]" in told(event, device="[bold]phone[/bold]", reason=SAID)
 
 
-@pytest.mark.parametrize("event", sorted(progress.PROBLEMS))
+@pytest.mark.parametrize("event", sorted(PROBLEMS))
 def test_escape_sequences_of_a_device_are_shown_and_not_sent(event: str) -> None:
     said = f"phone{ESCAPE}\nepoch 9"
-    text = progress.EACH.get(event, progress.PROBLEMS[event])
+    text = EACH.get(event, PROBLEMS[event])
     wanted = [(name, form) for _, name, form, _ in Formatter().parse(text) if name]
     fields = {name: 1 if form or name in NUMBERS else said for name, form in wanted}
     shown = told(event, **fields)

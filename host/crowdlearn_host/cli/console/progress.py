@@ -21,109 +21,10 @@ from rich.text import Text
 from crowdlearn_host.cli.console.silence import Reminder, clock
 from crowdlearn_host.runs.results.losses import EpochLoss
 
-from .terminal import printable
+from .gathering import Gathering
+from .problems import EACH, PROBLEMS
+from .terminal import printable, size
 from .verbosity import CHOSEN, log
-
-PROBLEMS = {
-    "note": "note: {text}",
-    "left": "{device} left: {reason}",
-    "recovering": "recovering: {why}",
-    "rolled_back": "rolled back to mini-batch {boundary}",
-    "paused": "paused: {why}; waiting {grace:.0f} s, then going on without if that is possible",
-    "leaving": "{device} is to leave: {reason}",
-    "swapped": "{device} gives way to a spare: {reason}",
-    "resliced": "no spare left or all back: going on with {pieces} pieces",
-    "fault": "{device}: {reason}",
-    "throttled": "{device} throttles: it is hot (thermal status {status}), and computes slower than it could",
-    "cooled": "{device} has cooled down",
-    "declined": "{device} does not take part now: {reason}",
-    "relay_failed": "relay process {relay} could not be started ({reason}); again in {again_in:g} s",
-    "relay_ended": "relay process {relay} ended (status {status}); its groups go on once another runs",
-    "unreachable": "{device} cannot be reached: {reason}",
-    "deferred": "{device} does not come back; its turn moves to the end of the epoch",
-    "skipped": "{device} misses epoch {epoch}",
-    "samples_left": "{left} of {samples} samples are left over: the plan's devices take no more; "
-    "raise `samples` in the fleet's file and plan again to train on them",
-    "samples_unused": "samples that the plan leaves out, since their phones are never dominator: {told}",
-    "stands_in": "the plan does not name {told}",
-    "recompiled": "programs are others than those the run began with: what follows may differ by rounding",
-    "refused": "refused from {device}: {reason}",
-    "budget_spent": "privacy.epsilon is spent, {epsilon:.2f} after {epochs} of {of} epochs: training ends",
-    "unrevealed": "{device} may not take part: {reason}",
-    "first_weights_anew": "first weights are drawn anew by {devices} devices, attempt {attempt}",
-    "sum_contradicted": "a secure sum is not released: a device showed other norms than its values have",
-    "norm_refused": "group {group} moved by {norm:.3g}, the bound is {bound:.3g}: it adds to no sum any more",
-    "suspicious": "group {group} shares what is unlike the others': {by} {value:.3g}, median {median:.3g}",
-    "sum_lost": "a secure sum is lost: {confirmed} of {survivors} devices confirmed it",
-}
-
-EACH = {
-    "samples_unused": "{samples} of {device}",
-    "stands_in": "{device}, which takes what was planned for {planned}",
-}
-"""Problems that several devices have at once: `told` of all that come together, in one line."""
-
-TOLD = {
-    *PROBLEMS,
-    "progress",
-    "exporting",
-    "compiled",
-    "deployed",
-    "listening",
-    "joined",
-    "kept",
-    "evaluated",
-    "enough",
-    "chosen",
-}
-"""Events that are told in words of their own, however verbose the command is."""
-
-
-def size(count: float) -> str:
-    """Return bytes for people."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-class Gathering:
-    """The devices that a run waits for before it begins: those named, and so many that dial in."""
-
-    def __init__(self) -> None:
-        self.named: tuple[str, ...] = ()
-        self.joining = 0
-        self.address = ""
-        self._names: dict[str, str] = {}
-        self._here: set[str] = set()
-
-    def take(self, event: str, fields: dict[str, Any]) -> None:
-        match event:
-            case "gathering":
-                self.named, self.joining = tuple(fields["named"]), fields["joining"]
-            case "listening":
-                self.address = fields["address"]
-            case "deployed":
-                self._names[fields["serial"]] = fields["device"]
-            case "joined":
-                self._here.add(fields["device"])
-            case "left":
-                self._here.discard(fields["device"])
-
-    @property
-    def wanted(self) -> int:
-        return len(self.named) + self.joining
-
-    def told(self) -> str:
-        """Return how many are here, and what is missing."""
-        expected = {self._names.get(name, name): name for name in self.named}
-        missing = [name for device, name in expected.items() if device not in self._here]
-        dialled = len(self._here - set(expected))
-        if (absent := self.joining - dialled) > 0:
-            missing.append(f"{absent} to dial in at {self.address}")
-        here = f"{min(len(self._here), self.wanted)} of {self.wanted} devices are here"
-        return f"{here}; missing: {', '.join(missing)}" if missing else here
 
 
 class TrainingProgress:
@@ -143,7 +44,7 @@ class TrainingProgress:
         self._loss = EpochLoss()
         self._status, self._since = "preparing", time.monotonic()
         self._gathering: Gathering | None = Gathering()
-        self._left: tuple[str, str] = ("", "")
+        self._left = ""
         self._together: dict[str, list[str]] = {event: [] for event in EACH}
         self._reminder = Reminder(self._remind)
         self._bar = Progress(
@@ -173,70 +74,76 @@ class TrainingProgress:
         self._reminder.stop()
         self._bar.stop()
 
-    def _expect(self, samples: int) -> None:
-        """Set the samples that the whole run trains on, each as often as there are epochs; 0 if not known."""
-        self._total = samples or None
-        self._bar.update(self._task, total=self._total)
-
     def show(self, event: str, fields: dict[str, Any]) -> None:
         """Take an event of the run."""
         log.debug("%s %s", event, fields)
         self._loss.take(event, fields)
         if self._gathering is not None:
             self._gathering.take(event, fields)
-        if event == "progress":
-            self._mini_batch(fields)
-        elif event == "prepared":
-            self._expect(fields["samples"])
-        elif event == "exporting":
-            self._begin(f"exporting {fields['programs']} slice programs")
-        elif event == "compiled":
-            self._compiled(fields["done"], fields["of"])
-        elif event == "deployed":
-            sleeps = "; it may sleep once its screen is off" if fields.get("awake") == "none" else ""
-            self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed{sleeps}")
-        elif event == "listening":
-            self._tell(
-                f"listening on {fields['address']} for {fields['devices']} devices to dial in; "
-                "'crowdlearn enrol NAME' prints what to run on each"
-            )
-        elif event == "gathering":
-            self._begin("waiting for devices")
-            if fields["joining"] and self._gathering is not None:
-                self._tell(f"waiting for devices: {self._gathering.told()}")
-        elif event == "joined":
-            self._joined(fields)
+        if event in SHOWN:
+            SHOWN[event](self, fields)
         elif event in EACH:
             self._together[event].append(EACH[event].format(**fields))
             if self._gathering is None:
                 self._tell_together()
-        elif event == "assigned":
-            self._gathering = None
-            self._tell_together()
-            self._begin("assigning pieces")
-        elif event == "kept":
-            self._tell(f"the model is kept by {', '.join(fields['devices'])}")
-        elif event == "evaluated":
-            self._epoch(fields)
-        elif event in ("enough", "chosen"):
-            best = "epoch {epoch}: validation {metric} {value:.4f}".format(
-                **{**fields, "epoch": fields["epoch"] + 1}
-            )
-            self._tell(
-                f"the run's model is that of {best}"
-                if event == "chosen"
-                else f"validation gets no better than in {best}; training ends with the epoch under way"
-            )
-        elif event == "recovering" and fields["why"] == "{} left: {}".format(*self._left):
-            pass  # the line before said so
         elif event in PROBLEMS:
-            self._tell(PROBLEMS[event].format(**fields), "yellow", always=True)
-        if self._verbosity.verbose and event not in TOLD:
+            self._problem(event, fields)
+        if self._verbosity.verbose and event not in IN_WORDS:
             self._tell(", ".join([event, *(f"{key} {value}" for key, value in fields.items())]))
-        if event == "left":
-            self._left = str(fields["device"]), str(fields["reason"])
-        if event == "paused":
-            self._begin(f"paused: {fields['why']}")
+
+    def _problem(self, event: str, fields: dict[str, Any]) -> None:
+        self._tell(PROBLEMS[event].format(**fields), "yellow", always=True)
+
+    def _prepared(self, fields: dict[str, Any]) -> None:
+        """Set the samples that the whole run trains on, each as often as there are epochs; 0 if not known."""
+        self._total = fields["samples"] or None
+        self._bar.update(self._task, total=self._total)
+
+    def _exporting(self, fields: dict[str, Any]) -> None:
+        self._begin(f"exporting {fields['programs']} slice programs")
+
+    def _deployed(self, fields: dict[str, Any]) -> None:
+        sleeps = "; it may sleep once its screen is off" if fields.get("awake") == "none" else ""
+        self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed{sleeps}")
+
+    def _listening(self, fields: dict[str, Any]) -> None:
+        self._tell(
+            f"listening on {fields['address']} for {fields['devices']} devices to dial in; "
+            "'crowdlearn enrol NAME' prints what to run on each"
+        )
+
+    def _wait(self, fields: dict[str, Any]) -> None:
+        self._begin("waiting for devices")
+        if fields["joining"] and self._gathering is not None:
+            self._tell(f"waiting for devices: {self._gathering.told()}")
+
+    def _assigned(self, fields: dict[str, Any]) -> None:
+        self._gathering = None
+        self._tell_together()
+        self._begin("assigning pieces")
+
+    def _kept(self, fields: dict[str, Any]) -> None:
+        self._tell(f"the model is kept by {', '.join(fields['devices'])}")
+
+    def _enough(self, fields: dict[str, Any]) -> None:
+        self._tell(
+            f"validation gets no better than in {_validated(fields)}; training ends with the current epoch"
+        )
+
+    def _chosen(self, fields: dict[str, Any]) -> None:
+        self._tell(f"the run's model is that of {_validated(fields)}")
+
+    def _device_left(self, fields: dict[str, Any]) -> None:
+        self._left = f"{fields['device']} left: {fields['reason']}"
+        self._problem("left", fields)
+
+    def _recovering(self, fields: dict[str, Any]) -> None:
+        if fields["why"] != self._left:  # which was the line before
+            self._problem("recovering", fields)
+
+    def _paused(self, fields: dict[str, Any]) -> None:
+        self._problem("paused", fields)
+        self._begin(f"paused: {fields['why']}")
 
     def _joined(self, fields: dict[str, Any]) -> None:
         told = f"{fields['device']} joined"
@@ -279,8 +186,9 @@ class TrainingProgress:
         begin = "" if self._console.is_terminal else f"[{clock(self._reminder.elapsed)}] "
         self._console.print(Text(begin + printable(line), style), soft_wrap=not self._console.is_terminal)
 
-    def _compiled(self, done: int, of: int) -> None:
+    def _compiled(self, fields: dict[str, Any]) -> None:
         """Print a line at the start and at the end; between them the reminder shows how far it is."""
+        done, of = fields["done"], fields["of"]
         told = f"compiling slice programs: {done} of {of} methods"
         self._begin(told)
         if done in (0, of):
@@ -321,3 +229,32 @@ class TrainingProgress:
             told.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
         group = f" of group {fields['group'] + 1}" if "group" in fields else ""
         self._tell(f"epoch {fields['epoch'] + 1}{group}: {', '.join(told)}")
+
+
+def _validated(fields: dict[str, Any]) -> str:
+    """Return the epoch of an event, with its figure on the validation split."""
+    return f"epoch {fields['epoch'] + 1}: validation {fields['metric']} {fields['value']:.4f}"
+
+
+SHOWN = {
+    "prepared": TrainingProgress._prepared,
+    "exporting": TrainingProgress._exporting,
+    "compiled": TrainingProgress._compiled,
+    "listening": TrainingProgress._listening,
+    "gathering": TrainingProgress._wait,
+    "deployed": TrainingProgress._deployed,
+    "joined": TrainingProgress._joined,
+    "assigned": TrainingProgress._assigned,
+    "progress": TrainingProgress._mini_batch,
+    "left": TrainingProgress._device_left,
+    "recovering": TrainingProgress._recovering,
+    "paused": TrainingProgress._paused,
+    "evaluated": TrainingProgress._epoch,
+    "enough": TrainingProgress._enough,
+    "chosen": TrainingProgress._chosen,
+    "kept": TrainingProgress._kept,
+}
+"""Handlers of events. A problem that is not named here is printed in the words of PROBLEMS."""
+
+IN_WORDS = {*PROBLEMS, *SHOWN} - {"prepared", "gathering", "assigned"}
+"""Events that have words of their own; the others are printed as they are, if the command is verbose."""

@@ -18,3 +18,12 @@ def printable(text: str) -> str:
     These are escape sequences, line ends, and changes of the writing's direction.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with its unit, as in 12.3 kB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

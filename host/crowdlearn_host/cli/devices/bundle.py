@@ -12,9 +12,8 @@ from crowdlearn_host.bundle import ABIS, make_bundle
 from crowdlearn_host.bundle.packages import repin
 from crowdlearn_host.bundle.pinned_packages import DEFAULT, PinnedPackages
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.cli.console.terminal import size, terminal
 from crowdlearn_host.common.home import cache_home
 
 

@@ -17,9 +17,8 @@ from rich.table import Column, Table
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
-from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.cli.console.terminal import printable, size, terminal
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.devices.discovery import Found, Visited, discover, visit
 from crowdlearn_host.devices.facts import DeviceFacts

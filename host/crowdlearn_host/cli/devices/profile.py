@@ -13,9 +13,8 @@ from rich.table import Table
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
-from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.cli.console.terminal import printable, size, terminal
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.devices.constants import Constants

@@ -15,9 +15,8 @@ from crowdlearn_host.adb.deployment.bundle import MakeBundle
 from crowdlearn_host.adb.deployment.runtimes import default_bundle
 from crowdlearn_host.bundle import Bundle
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.cli.console.terminal import size, terminal
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.devices.trial import ALLOWED, PhoneTrial, try_on_phone

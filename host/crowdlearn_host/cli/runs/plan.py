@@ -15,9 +15,8 @@ from rich.text import Text
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, apart, claim
-from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.cli.console.terminal import size, terminal
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION

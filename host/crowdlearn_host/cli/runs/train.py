@@ -16,9 +16,10 @@ from rich.text import Text
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.options import Engine, Set
-from crowdlearn_host.cli.console.progress import PROBLEMS, TrainingProgress, size
+from crowdlearn_host.cli.console.problems import PROBLEMS
+from crowdlearn_host.cli.console.progress import TrainingProgress
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.cli.console.terminal import printable, size, terminal
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.interrupt import Interrupt
 
