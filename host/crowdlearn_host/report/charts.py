@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import ceil, floor, log10
+from math import ceil, floor, isfinite, log10
 
 Point = tuple[float, float]
 
+MAX_POINTS = 2000
+"""Points of a curve that the page keeps; of a longer run every so-manieth."""
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 34
 MAX_BARS = 40
@@ -197,3 +199,10 @@ def _short(value: float) -> str:
 def _legend(names: Sequence[str]) -> str:
     marks = (f'<span><i class="{colour(n)}"></i>{escape(name)}</span>' for n, name in enumerate(names))
     return f'<p class="legend">{"".join(marks)}</p>'
+
+
+def thinned(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Return at most MAX_POINTS of the finite points, the last among them."""
+    points = [point for point in points if all(map(isfinite, point))]
+    step = -(-len(points) // MAX_POINTS) or 1
+    return tuple(points[::-1][::step][::-1])

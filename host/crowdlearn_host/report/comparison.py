@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from .charts import bars, curves
+from .ledger import PURPOSES
 from .page import document, figures, table
-from .run import PURPOSES, Run, parsed
+from .run import Run, parsed
 
 
 def comparison(runs: Sequence[tuple[Run, Path]], target: Path) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 from crowdlearn_host.errors import RunError
 
+from .lines import countable
 from .now import Now, now
 from .page import STYLE, about, facts, sections, table
-from .run import DAMAGED, Run, assembled, countable
+from .run import DAMAGED, Run, assembled
 
 SCRIPT = """\
 let seen = -1;

@@ -1,4 +1,4 @@
-"""What evaluations told: a curve for each metric, and what the last one makes of each class or number."""
+"""Evaluations: a curve for each metric, and the predictions of the last one, by class or number."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from .charts import curves, scatter
+from .charts import Point, curves, scatter
 
-Point = tuple[float, float]
 SPLITS = ("test", "validation")
 
 
@@ -65,12 +64,14 @@ def sections(of: Measured) -> list[tuple[str, str, str]]:
     if of.confusion:
         told.append(("Confusion, at the last evaluation", _confusion(of.confusion), ""))
     if of.pairs:
-        told.append(("Told and true, at the last evaluation", scatter(of.pairs, "true", "told"), ""))
+        told.append(
+            ("Predictions and targets, at the last evaluation", scatter(of.pairs, "target", "prediction"), "")
+        )
     return told
 
 
 def _confusion(counts: Sequence[Sequence[int]]) -> str:
-    """Return a table, one row a class and one column a class as told; the darker, the more of the row."""
+    """Return a table, one row a class and one column a predicted class; the darker, the more of the row."""
     head = "".join(f"<th>{number}</th>" for number in range(len(counts)))
     rows = []
     for number, row in enumerate(counts):
@@ -82,5 +83,5 @@ def _confusion(counts: Sequence[Sequence[int]]) -> str:
         rows.append(f"<tr><th>{number}</th>{''.join(cells)}</tr>")
     return (
         f'<table class="numbers"><tr><th>class</th>{head}</tr>{"".join(rows)}</table>'
-        '<p class="none">a row for each class, a column for the class that the model tells</p>'
+        '<p class="none">a row for each class, a column for each predicted class</p>'
     )

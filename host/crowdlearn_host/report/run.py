@@ -1,73 +1,40 @@
-"""Reading what a run kept, of phones or simulated, into one object."""
+"""A run as its report shows it, read from the folder of a run on phones or of a simulation."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
-from crowdlearn_host.planner.plan import EpochBytes, Plan
+from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.runs.results.joules import Spent, joules_by_device, spent_joules
 from crowdlearn_host.runs.results.losses import by_epoch, counted
 from crowdlearn_host.runs.results.spent import PrivacySpent, account_of
 
+from .charts import Point, thinned
+from .ledger import (
+    Comparison,
+    DeviceTraffic,
+    PurposeTraffic,
+    by_device,
+    by_purpose,
+    bytes_over_time,
+    compared,
+    modelled,
+    traffic_of,
+)
+from .lines import lines_of, text_of
 from .measured import Measured, measured
 
-MAX_BYTES = 512 << 20
-MAX_POINTS = 2000
-"""Points of a curve that the page keeps; of a longer run every so-manieth."""
-PURPOSES = ("activation", "error", "shuffle", "sharing", "recovery", "model", "norm", "control")
-"""The purposes of bytes, in the order of the page."""
-NUMBERS = frozenset(
-    (
-        *("time", "epoch", "group", "boundary", "rows", "samples", "samples_per_second"),
-        *("loss", "correct", "accuracy", "test_loss", "test_accuracy", "epsilon", "group_epsilon"),
-        *("bytes_per_sample", "planned_bytes_per_sample"),
-    )
-)
-"""The keys of lines whose values are numbers."""
-
-Point = tuple[float, float]
 Pieces = tuple[tuple[tuple[int, int], ...], ...]
-
-
-@dataclass(frozen=True)
-class DeviceTraffic:
-    """Bytes that one device sent and received."""
-
-    device: str
-    sent: int
-    received: int
-
-
-@dataclass(frozen=True)
-class PurposeTraffic:
-    """Bytes of one purpose that all devices sent and received; in a simulation they are modelled, and what is
-    received is not known apart.
-    """
-
-    purpose: str
-    sent: int
-    received: int | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A planned and a measured count of bytes, and of what."""
-
-    name: str
-    planned: float
-    measured: float
 
 
 @dataclass(frozen=True)
@@ -145,7 +112,7 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder} has no metrics.jsonl; name the folder of a run")
     try:
         damaged: list[str] = []
-        rows, events = (_lines(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
+        rows, events = (lines_of(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
         return assembled(folder, rows, events, damaged)
     except DAMAGED as error:
         raise RunError(
@@ -164,16 +131,18 @@ def assembled(
 
     Raises one of DAMAGED if a file or a line is of no run.
     """
-    config_text = _text(folder / "config.toml")
-    config, plan = parsed(config_text), json.loads(_text(folder / "plan.json") or "{}")
+    config_text = text_of(folder / "config.toml")
+    config, plan = parsed(config_text), json.loads(text_of(folder / "plan.json") or "{}")
     trained = counted(rows)
     points = list(zip(_samples(trained), trained, strict=True))
     pieces, loads = _pieces(plan)
     loss = [(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]
     accuracy = _accuracy(points, events)
     began, ended = _times(rows, events)
-    traffic, of_purposes = _traffic(folder / "run.db")
-    ledger = of_purposes or _modelled(rows)
+    simulated = not (folder / "run.db").exists()
+    traffic = [] if simulated else traffic_of(folder / "run.db")
+    ledger = modelled(rows) if simulated else by_purpose(traffic)
+    spent = [] if simulated else _spent(plan, events, trained, traffic)
     epochs = _epochs(trained, events)
     model = str(config.get("model", ""))
     name = folder.resolve().name
@@ -181,27 +150,27 @@ def assembled(
         name=str(config.get("name") or model or name),
         folder=name,
         model=model,
-        simulated=not (folder / "run.db").exists(),
+        simulated=simulated,
         config=config_text,
         environment=_environment(folder / "environment.json"),
         began=began,
         ended=ended,
         samples=int(points[-1][0]) if points else 0,
         samples_per_second=_speed(points),
-        loss=_thinned(loss),
-        mean_loss=_thinned(_mean_loss(points)),
-        accuracy=_thinned(accuracy),
+        loss=thinned(loss),
+        mean_loss=thinned(_mean_loss(points)),
+        accuracy=thinned(accuracy),
         epochs=epochs,
         classes=_classes(events),
         measured=measured(rows, events),
-        bytes=_bytes(rows, began, ended, ledger),
+        bytes=bytes_over_time(rows, began, ended, ledger),
         ledger=ledger,
-        compared=_compared(plan, events, ledger),
+        compared=compared(plan, events, ledger),
         pieces=pieces,
         loads=loads,
         passes=_passes(events),
-        traffic=traffic,
-        joules=joules_by_device(spent := _spent(plan, events, trained, folder / "run.db")),
+        traffic=by_device(traffic),
+        joules=joules_by_device(spent),
         spent=tuple(spent),
         events=tuple(events),
         left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
@@ -212,62 +181,29 @@ def assembled(
 
 
 def _epsilon(points: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, tuple[Point, ...]]:
-    """Return epsilon over samples, of what rounds tell of."""
+    """Return the epsilon of a sample and of a group over samples, if the rows have them."""
     found = {
         name: [(x, float(row[key])) for x, row in points if row.get(key) is not None]
         for name, key in (("of a sample", "epsilon"), ("of a group", "group_epsilon"))
     }
-    return {name: _thinned(curve) for name, curve in found.items() if curve}
+    return {name: thinned(curve) for name, curve in found.items() if curve}
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """Return a configuration's tables; nothing if it is not TOML."""
+    """Return the tables of a run's description; none if it is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        return {}  # it is shown as it is
-
-
-def _there(path: Path) -> bool:
-    if not path.exists():
-        return False
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_BYTES} bytes")
-    return True
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8", errors="replace") if _there(path) else ""
-
-
-def _lines(path: Path, damaged: list[str]) -> list[dict[str, Any]]:
-    """Return what the lines tell; of those that tell nothing is told in `damaged`."""
-    wrong: list[int] = []
-    told = list(read_lines(path, wrong, countable)) if _there(path) else []
-    if wrong and not told:
-        raise ValueError(f"no line of {path.name} can be read")
-    if wrong:
-        where = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        damaged.append(f"{path.name}: {len(wrong)} of {len(wrong) + len(told)} lines are damaged ({where})")
-    return told
-
-
-def countable(line: Mapping[str, Any]) -> bool:
-    """Return whether what a report reckons with, as far as the line tells it, is numbers or null."""
-    spent = line.get("bytes", {})
-    if not isinstance(spent, dict):
-        return "event" in line  # of which one has a number of bytes
-    told = (*(value for key, value in line.items() if key in NUMBERS), *spent.values())
-    return all(value is None or isinstance(value, int | float) for value in told)
+        return {}  # the page shows the text as it is
 
 
 def _environment(path: Path) -> dict[str, Any]:
-    return dict(json.loads(_text(path) or "{}"))
+    return dict(json.loads(text_of(path) or "{}"))
 
 
 def _samples(rows: list[dict[str, Any]]) -> list[float]:
-    """Return samples trained on up to each row: told as such by a simulation, as a mini-batch's rows by
-    phones.
+    """Return the samples trained on up to each row: rows of a simulation have their sum, those of phones the
+    samples of one mini-batch.
     """
     total = 0.0
     samples = []
@@ -278,7 +214,7 @@ def _samples(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str, Any]]) -> list[Point]:
-    """Test accuracy in per cent: in a simulation's rows, or in phones' `evaluated` events by their time."""
+    """Return test accuracy in per cent over samples, from rows or from `evaluated` events by their time."""
     told = [(x, 100 * float(row["accuracy"])) for x, row in points if row.get("accuracy") is not None]
     for event in events:
         if event.get("event") == "evaluated" and "test_accuracy" in event:
@@ -288,7 +224,7 @@ def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str,
 
 
 def _times(rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return when the run began and ended, as far as its lines tell."""
+    """Return the times of the first and the last line, 0 if no line has one."""
     times = [
         float(line["time"]) for line in (*rows[:1], *rows[-1:], *events[:1], *events[-1:]) if "time" in line
     ]
@@ -312,7 +248,7 @@ def _mean_loss(points: list[tuple[float, dict[str, Any]]]) -> list[Point]:
 
 
 def _epochs(trained: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[Epoch, ...]:
-    """Return every epoch, told by phones' `evaluated` events, or by a simulation's rounds."""
+    """Return every epoch, from the `evaluated` events of phones or the rounds of a simulation."""
     means = by_epoch(trained)
     told: dict[int, dict[str, Any]] = {}
     for row in trained:
@@ -345,61 +281,6 @@ def _classes(events: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
     return ()
 
 
-def _bytes(
-    rows: list[dict[str, Any]], began: float, ended: float, ledger: tuple[PurposeTraffic, ...]
-) -> dict[str, tuple[Point, ...]]:
-    rows = [row for row in rows if "bytes" in row]  # one in a second tells them
-    seconds = [float(row.get("time", began)) - began for row in rows]
-    curves = {}
-    for of in ledger:
-        curve = [
-            (x, float(row["bytes"].get(of.purpose, 0)) / 1e6) for x, row in zip(seconds, rows, strict=True)
-        ]
-        if of.sent:
-            curves[of.purpose] = (*_thinned(curve), (ended - began, of.sent / 1e6))
-    return curves
-
-
-def _modelled(rows: list[dict[str, Any]]) -> tuple[PurposeTraffic, ...]:
-    """Return what a simulation reckons; phones' rows tell it too, up to the last mini-batch."""
-    last: dict[str, Any] = next((row["bytes"] for row in reversed(rows) if "bytes" in row), {})
-    return tuple(PurposeTraffic(purpose, int(last[purpose]), None) for purpose in sorted(last))
-
-
-def _compared(
-    plan: dict[str, Any], events: list[dict[str, Any]], ledger: tuple[PurposeTraffic, ...]
-) -> tuple[Comparison, ...]:
-    """Compare planned and measured bytes: of sums and errors a sample; if there was a planner, of each
-    purpose an epoch.
-    """
-    evaluated = [e for e in events if e.get("event") == "evaluated" and "planned_bytes_per_sample" in e]
-    found = []
-    if evaluated:
-        planned, measured = (
-            sum(float(e[key]) for e in evaluated) / len(evaluated)
-            for key in ("planned_bytes_per_sample", "bytes_per_sample")
-        )
-        found.append(Comparison("sums and errors, a sample", planned, measured))
-    epochs = len({e["epoch"] for e in events if e.get("event") == "epoch"})
-    due = _planned_traffic(plan, epochs)
-    for each in ledger:
-        if epochs and each.purpose in due:
-            found.append(
-                Comparison(f"{each.purpose}, an epoch", due[each.purpose] / epochs, each.sent / epochs)
-            )
-    return tuple(found)
-
-
-def _planned_traffic(plan: dict[str, Any], epochs: int) -> dict[str, float]:
-    """Return the bytes that devices send in so many epochs, by purpose, as the plan has them; nothing if it
-    has none.
-    """
-    try:
-        return TypeAdapter(EpochBytes).validate_python(plan["traffic"]).sent(epochs)
-    except (KeyError, ValidationError):
-        return {}
-
-
 def _pieces(plan: dict[str, Any]) -> tuple[Pieces, tuple[float, ...]]:
     pieces = plan.get("pieces", [])
     rows = [piece["neurons"] if isinstance(piece, dict) else piece for piece in pieces]
@@ -419,58 +300,12 @@ def _passes(events: list[dict[str, Any]]) -> dict[str, int]:
     return passes
 
 
-def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffic, ...]]:
-    """Return the ledger of the run, by device and by purpose: `up` is from a device, `down` to it."""
-    if not path.exists():
-        return (), ()
-    query = "select device, direction, purpose, sum(bytes) from traffic group by device, direction, purpose"
-    devices: dict[str, dict[str, int]] = {}
-    purposes = {purpose: {"up": 0, "down": 0} for purpose in PURPOSES}
-    with _ledger(path) as db:
-        for device, way, purpose, total in db.execute(query):
-            of_device = devices.setdefault(str(device), {"up": 0, "down": 0})
-            of_purpose = purposes.setdefault(str(purpose), {"up": 0, "down": 0})
-            for of in (of_device, of_purpose):
-                of[way] += int(total)
-    return (
-        tuple(DeviceTraffic(name, of["up"], of["down"]) for name, of in sorted(devices.items())),
-        tuple(PurposeTraffic(name, of["up"], of["down"]) for name, of in purposes.items()),
-    )
-
-
-@contextmanager
-def _ledger(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a run's database to read it. On a disk that takes no writing, and where nothing waits to be taken
-    over from its log, it is read as it is.
-    """
-    where = path.absolute().as_uri()
-    with closing(sqlite3.connect(f"{where}?mode=ro", uri=True)) as db:
-        try:
-            db.execute("select 1 from sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            log = path.with_name(f"{path.name}-wal")
-            if log.exists() and log.stat().st_size:
-                raise
-        else:
-            yield db
-            return
-    with closing(sqlite3.connect(f"{where}?mode=ro&immutable=1", uri=True)) as db:
-        yield db
-
-
 def _spent(
-    plan: dict[str, Any], events: list[dict[str, Any]], trained: list[dict[str, Any]], ledger: Path
+    plan: dict[str, Any],
+    events: list[dict[str, Any]],
+    trained: list[dict[str, Any]],
+    traffic: list[dict[str, Any]],
 ) -> list[Spent]:
-    if not plan.get("fleet") or not ledger.exists():
+    if not plan.get("fleet"):
         return []
-    with _ledger(ledger) as db:
-        rows = db.execute("select device, direction, purpose, bytes from traffic").fetchall()
-    traffic = [dict(zip(("device", "direction", "purpose", "bytes"), row, strict=True)) for row in rows]
     return spent_joules(TypeAdapter(Plan).validate_python(plan), events, trained, traffic)
-
-
-def _thinned(points: list[Point]) -> tuple[Point, ...]:
-    """Return at most MAX_POINTS of the finite points, the last among them."""
-    points = [point for point in points if all(map(isfinite, point))]
-    step = -(-len(points) // MAX_POINTS) or 1
-    return tuple(points[::-1][::step][::-1])

@@ -37,7 +37,7 @@ def test_curves_of_metrics_and_the_last_confusion(tmp_path: Path) -> None:
     told = page(run)
     for words in ("f1 after each epoch", "loss after each epoch", "Confusion, at the last evaluation"):
         assert words in told
-    assert "Told and true" not in told
+    assert "Predictions and targets" not in told
 
 
 def test_an_evaluation_counts_what_is_taken_for_what() -> None:
@@ -58,4 +58,4 @@ def test_some_pairs_of_many_numbers_are_kept(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", create=True) as folder:
         folder.metric(epoch=0, boundary=1, rows=8, loss=2.0, bytes={})
         folder.event("evaluated", epoch=0, test_loss=1.0, metrics={}, pairs=found.pairs)
-    assert "Told and true, at the last evaluation" in page(read_run(tmp_path / "run"))
+    assert "Predictions and targets, at the last evaluation" in page(read_run(tmp_path / "run"))

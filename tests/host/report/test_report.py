@@ -18,9 +18,9 @@ from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import EpochBytes, PiecePlan, Plan, save_plan
 from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
-from crowdlearn_host.report.charts import bars, curves
+from crowdlearn_host.report.charts import MAX_POINTS, bars, curves
 from crowdlearn_host.report.page import is_page, page
-from crowdlearn_host.report.run import MAX_POINTS, read_run
+from crowdlearn_host.report.run import read_run
 from crowdlearn_host.runs.results.joules import EnergyCount
 
 HOSTILE = "<script>alert(1)</script>"
