@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from .charts import bars, curves
+from .html_page import document, table
 from .ledger import PURPOSES
-from .page import document, figures, table
+from .page import figures
 from .run import Run, parsed
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from crowdlearn_host.errors import RunError
 
+from .html_page import STYLE, table
 from .lines import countable
 from .now import Now, now
-from .page import STYLE, about, facts, sections, table
+from .page import about, facts, sections
 from .run import DAMAGED, Run, assembled
 
 SCRIPT = """\

@@ -19,7 +19,8 @@ from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import EpochBytes, PiecePlan, Plan, save_plan
 from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
 from crowdlearn_host.report.charts import MAX_POINTS, bars, curves
-from crowdlearn_host.report.page import is_page, page
+from crowdlearn_host.report.html_page import is_page
+from crowdlearn_host.report.page import page
 from crowdlearn_host.report.run import read_run
 from crowdlearn_host.runs.results.joules import EnergyCount
 

@@ -10,7 +10,7 @@ from crowdlearn import Run
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
-from crowdlearn_host.report.page import is_page
+from crowdlearn_host.report.html_page import is_page
 
 
 def report(

@@ -11,7 +11,7 @@ import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 from matplotlib import image
 
-from crowdlearn_host.report.page import STYLE
+from crowdlearn_host.report.html_page import STYLE
 
 from .audit import Finding, image_shape
 
