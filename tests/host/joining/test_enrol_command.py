@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import crowdlearn_device.cli
+import crowdlearn_device.cli.commands
 import pytest
 import segno
 from crowdlearn_device.protocol.invitation import read_invitation
@@ -43,7 +43,7 @@ def test_the_printed_command_runs(
     async def join_host(home, data, name, url, token, *rest, **options):
         joined.extend((home, data, name, url, token))
 
-    monkeypatch.setattr(crowdlearn_device.cli, "join_host", join_host)
+    monkeypatch.setattr(crowdlearn_device.cli.commands, "join_host", join_host)
     assert crowdlearn_device.cli.main(given) == 0
     assert joined == [Path("crowdlearn"), Path("data"), name, f"wss://{address}", token]
     assert not any(token in argument for argument in given), "arguments are seen by others"

@@ -1,0 +1,7 @@
+"""`python -m crowdlearn_device.cli`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())
