@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import crowdlearn
 import typer
 from crowdlearn_host.cli import COMMANDS, build
+from crowdlearn_host.common.toml_files import Description, Section
 from crowdlearn_host.spec.run_spec import RunSpec
 from pydantic import BaseModel
 
@@ -120,7 +121,9 @@ def _configuration() -> Iterator[str]:
 
 def _table(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield f"\n## {f'[{name}]' if name else 'outside of tables'}\n"
-    yield inspect.getdoc(model) or ""
+    for each in model.__mro__:  # what a table shares with others is described by its base
+        if issubclass(each, Section) and each not in (Section, Description):
+            yield f"{inspect.cleandoc(each.__doc__ or '')}\n"
     inner: list[tuple[str, type[BaseModel]]] = []
     rows = []
     for key, field in model.model_fields.items():
@@ -172,7 +175,7 @@ def _limit(constraint: Any) -> str:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "`crowdlearn COMMAND --help` prints the same; docs/commands.md tells exit codes and documents.\n"
+    yield "`crowdlearn COMMAND --help` prints the same; docs/commands.md lists exit codes and documents.\n"
     root: Any = typer.main.get_command(build())
     for name in COMMANDS:
         command = root.commands[name]

@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 
 import tomli_w
 from crowdlearn_device.platform.battery import LOWEST_PERCENT
-from crowdlearn_device.privacy.aggregation.projection import LARGEST_BOUND
 from crowdlearn_device.privacy.mechanisms.reports import ReportNothing, ReportPasses
 from crowdlearn_export.graph.memory_curves import MemoryUse
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
@@ -33,6 +32,7 @@ from .crowd import CrowdSection
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import RunPrivacySection
+from .sharing import SharedWeightsSection
 from .validation import ValidationSection
 
 DEFAULT_WIRE: Literal["int8"] = "int8"
@@ -88,32 +88,14 @@ class GroupSection(Section):
         return self
 
 
-class SharingSection(Section):
-    """The weights that groups share after every epoch, or after `every` passes: the top `theta` of the
-    weights, averaged over the last `omega` uploads (0: as many as there are groups), downloaded where
-    uploaded more than omega * `tau` times.
-
-    Groups do not wait for each other unless `synchronous`: then a run repeats exactly. `secure` sums what
-    groups share, so that the host gets nothing but sums of all groups, of which there must be eight; they
-    wait for each other then. With `noise` a group's move is clipped to the norm `clip`, and noise of `noise`
-    times that lies in the sum. With `norm_bound` a move is clipped to that, and the host checks it by random
-    projections (docs/privacy.md). `combine` takes a weight's uploads together: their mean, or, against groups
-    that upload wrong weights, the mean without a quarter at either end ("trimmed"), or the "median". Of four
-    groups or more, `audit` names those that upload what is unlike the others': by the `norms` of their moves,
-    and by the `losses` of what they upload on some of the host's samples; it changes nothing.
+class SharingSection(SharedWeightsSection):
+    """Sharing between groups, which wait for each other only if it is `secure` or `synchronous`. With the
+    latter a run repeats exactly. Of four groups or more, `audit` names those that upload what is unlike the
+    others': by the `norms` of their moves, and by the `losses` of what they upload on some of the host's
+    samples; it changes nothing.
     """
 
-    every: int = Field(default=0, ge=0)
-    theta: float = Field(default=1.0, ge=0, le=1)
-    tau: float = Field(default=0.5, ge=0, le=1)
-    omega: int = Field(default=0, ge=0)
-    values: Literal["float32", "float16", "int8"] = "float32"
     synchronous: bool = False
-    secure: bool = False
-    clip: float = Field(default=1.0, gt=0)
-    noise: float | None = Field(default=None, gt=0)
-    norm_bound: float | None = Field(default=None, gt=0, le=LARGEST_BOUND)
-    combine: Literal["mean", "trimmed", "median"] = "mean"
     audit: Literal["none", "norms", "losses"] = "norms"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from crowdlearn_device.privacy.aggregation.projection import LARGEST_BOUND
 from pydantic import Field, model_validator
 
 from crowdlearn_host.common.toml_files import Description, Location, Section
@@ -20,6 +19,7 @@ from .augment import AugmentSpec, check_no_noise
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import PrivacySection
+from .sharing import SharedWeightsSection
 from .validation import ValidationSection
 
 
@@ -60,27 +60,11 @@ AS_PHONES = -1
 """A micro-batch as phones choose it, by what they train."""
 
 
-class SharingConfig(Section):
-    """Sharing between groups: once an epoch as in the paper, or after every `every` passes.
-
-    `omega` = 0 means as many uploads as there are groups. `secure` sums them so that the host gets nothing
-    but the sums of all groups (methods/secure_sharing.py); theta is then the same lot of weights for all.
-    With `noise` a group's move of a round is clipped to the norm `clip`, and noise of `noise` times that lies
-    in the sum: what a whole group did stays within an epsilon of its own, at `privacy.delta`. With
-    `norm_bound` a move is clipped to it, and a group whose move is larger is found by random projections.
-    """
+class SharingConfig(SharedWeightsSection):
+    """Sharing between simulated groups, if it is `enabled`."""
 
     enabled: bool = True
-    every: int = Field(default=0, ge=0)
     theta: float = Field(default=0.5, ge=0, le=1)
-    tau: float = Field(default=0.5, ge=0, le=1)
-    omega: int = Field(default=0, ge=0)
-    values: Literal["float32", "float16", "int8"] = "float32"
-    secure: bool = False
-    clip: float = Field(default=1.0, gt=0)
-    noise: float | None = Field(default=None, gt=0)
-    norm_bound: float | None = Field(default=None, gt=0, le=LARGEST_BOUND)
-    combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
 class FedAvgConfig(Section):
