@@ -121,9 +121,9 @@ def _configuration() -> Iterator[str]:
 
 def _table(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield f"\n## {f'[{name}]' if name else 'outside of tables'}\n"
-    for each in model.__mro__:  # what a table shares with others is described by its base
-        if issubclass(each, Section) and each not in (Section, Description):
-            yield f"{inspect.cleandoc(each.__doc__ or '')}\n"
+    for base in model.__mro__:  # what a table shares with others is described by its base
+        if issubclass(base, Section) and base not in (Section, Description):
+            yield f"{inspect.cleandoc(base.__doc__ or '')}\n"
     inner: list[tuple[str, type[BaseModel]]] = []
     rows = []
     for key, field in model.model_fields.items():
