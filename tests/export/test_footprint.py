@@ -71,7 +71,7 @@ def test_a_region_that_gives_errors_to_others_is_another_program(
     """Behind a frozen stem nobody asks for the errors of its shortcut."""
     compiled = []
 
-    def note(graph: NeuronGraph, owned: Sequence[int], *_: object) -> tuple[int, int]:
+    def note(graph: NeuronGraph, owned: Sequence[int], *_: object, **__: object) -> tuple[int, int]:
         if owned[0] == owned[1] == 0:
             compiled.append(graph.taught)
         return 1, 1
