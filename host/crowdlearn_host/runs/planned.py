@@ -58,7 +58,7 @@ class PlanRequest:
     `shape` is that of one sample, `micro_batch` 0 for what training takes. `omega` uploads stand in the
     host's window, 0 for as many as there are groups. With `max_leak` no follower re-identifies a larger part
     of samples like those in `data` by the sums, in the form `sums`, that it gets; with `max_label_leak` none
-    reads a larger part of their labels by the errors.
+    reads a larger part of their labels.
     """
 
     model: str

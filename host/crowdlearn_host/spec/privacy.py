@@ -85,7 +85,7 @@ class RunPrivacySection(PrivacySection):
     If too few can read it, a group waits until the lost device is back.
 
     `max_leak` is the largest part of a dominator's samples that a follower may re-identify by the sums that
-    it gets. `max_label_leak` is the largest part of their labels that it may read from the errors. A plan
+    it gets. `max_label_leak` is the largest part of their labels that it may read. A plan
     keeps to both (`crowdlearn plan RUN.toml`), and a run takes no other plan.
 
     With `sticky` a device holds the same piece whenever the same device is dominator, in every epoch. So it

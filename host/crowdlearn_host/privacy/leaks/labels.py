@@ -1,7 +1,8 @@
-"""Reading labels from errors: which part of them a follower reads that gets the errors of a layer's sums.
+"""Reading labels: which part of them a follower reads from the errors that it gets, and from sums.
 
-It gets all of them, however few neurons it owns: a product with the whole layer is its own. So this part
-does not depend on the neurons.
+It gets the errors of a whole layer, however few neurons it owns before it: the product with all of the layer
+is its own. So this part does not depend on its neurons. Of sums it gets those of its own neurons alone; what
+all of them tell bounds it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 from numpy.typing import NDArray
+
+from .matching import standardised
 
 Labels = NDArray[np.int64]
 KNOWN = 10
@@ -18,19 +21,22 @@ RIDGE = 1e-2
 TINY = 1e-12
 
 
-def part_read(errors: Floats, labels: Labels, classes: int) -> float:
+def read_from_errors(errors: Floats, labels: Labels, classes: int) -> float:
     """Return the part of labels, int64 [N], that the better of two attacks reads from errors float32 [N, d]:
-    the least error of the last sums, and a linear reader that knows KNOWN labels a class.
+    the least error of the last sums, and a linear reader of directions that knows KNOWN labels a class.
     """
-    if not errors.shape[1]:
-        return 0.0
     least = float((errors.argmin(1) == labels).mean()) if errors.shape[1] == classes else 0.0
-    return max(least, _by_known_labels(errors, labels, classes))
+    directions = errors / (np.linalg.norm(errors, axis=1, keepdims=True) + TINY)
+    return max(least, _by_known_labels(directions, labels, classes))
 
 
-def _by_known_labels(errors: Floats, labels: Labels, classes: int) -> float:
-    """Return what a linear reader of the errors' directions gets right of labels that it does not know."""
-    views = errors / (np.linalg.norm(errors, axis=1, keepdims=True) + TINY)
+def read_from_sums(sums: Floats, labels: Labels, classes: int) -> float:
+    """Return the part that a linear reader who knows KNOWN labels a class reads from sums float32 [N, d]."""
+    return _by_known_labels(standardised(sums, sums), labels, classes)
+
+
+def _by_known_labels(views: Floats, labels: Labels, classes: int) -> float:
+    """Return what a linear reader gets right of the labels that it does not know."""
     rng = np.random.default_rng(0)
     own = [rng.permutation(np.flatnonzero(labels == c))[:KNOWN] for c in range(classes)]
     known = np.concatenate(own)

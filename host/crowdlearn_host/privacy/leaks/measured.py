@@ -33,10 +33,10 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.bundles import PAIRED, bundles
 from crowdlearn_host.planner.problem.leaks import LeakCurve
 
-from .labels import part_read
+from .labels import read_from_errors, read_from_sums
 from .matching import matches, standardised
 
-REVISION = 1
+REVISION = 2
 """The version of the way of measuring: curves of another version are measured anew."""
 GALLERY, LEAST = 5200, 60
 """Samples of all devices among which one is to be found, at most and at least."""
@@ -101,7 +101,7 @@ def leak_curves(
 def label_parts(
     model: nn.Module, graph: NeuronGraph, loss: Loss, data: Dataset, way: Way, cache: Path
 ) -> tuple[float, ...]:
-    """Return which part of the labels an owner of a neuron reads from the errors that come back, by bundle.
+    """Return which part of the labels an owner of neurons reads at most, by bundle.
     It is from `cache` if it was measured before; the model stays as it is.
 
     Raises ConfigError if there are too few samples, or targets are no classes.
@@ -195,8 +195,8 @@ class _Group:
         return LeakCurve(tuple(widths), tuple(parts))
 
     def labels_read(self, layers: tuple[int, ...], classes: int) -> float:
-        """Return the part of the victim's labels that errors give away which owners of a bundle's neurons
-        get: on an edge without weights those of its target's sums.
+        """Return the part of the victim's labels that owners of a bundle's neurons read: from errors, which
+        are on an edge without weights those of its target's sums; or from the sums of all the neurons.
         """
         modules: list[str] = []
         for edge in self._graph.edges:
@@ -205,7 +205,11 @@ class _Group:
                 modules.append(edge.module or next(others, ""))
         labels = self._gallery.labels[: self._victims]
         kept = [self._errors[module] for module in dict.fromkeys(modules) if self._errors.get(module)]
-        return max((part_read(np.concatenate(each), labels, classes) for each in kept), default=0.0)
+        read = [read_from_errors(np.concatenate(each), labels, classes) for each in kept]
+        entering = [e for e in self._edges if self._graph.edges[e].target in layers]
+        seen = [self._seen[edge].reshape(len(labels), -1) for edge in entering]
+        read += [read_from_sums(x[:, :: -(-x.shape[1] // MOST_FLOATS)], labels, classes) for x in seen]
+        return max(read, default=0.0)
 
     @contextmanager
     def _watch(self, errors: dict[str, list[Floats]]) -> Iterator[None]:
