@@ -191,5 +191,5 @@ def count_samples(
         raise DataError(f"--targets {targets!r} names no targets: {error}") from error
     as_targets(data.labels, spec, classes, str(folder))
     if unit is not None:
-        check_units(data, Unit.from_json(unit), str(folder), "the host's test data")
+        check_units(data, Unit.from_json(unit), str(folder), "the host's test data", alike=False)
     return len(data)

@@ -75,9 +75,12 @@ class Unit:
         return "bytes, which are scaled to 0 to 1" if self.scaled else f"from {self.least:g} to {self.most:g}"
 
 
-def check_units(data: Dataset | Unit, other: Dataset | Unit, source: str, other_source: str) -> None:
+def check_units(
+    data: Dataset | Unit, other: Dataset | Unit, source: str, other_source: str, *, alike: bool = True
+) -> None:
     """Raise DataError, naming both sources, if the two are not in one unit: bytes and numbers beyond 0 to 1;
-    numbers of another size; or values from 0 to 1 and values of which many are below 0.
+    numbers of another size; or values from 0 to 1 and values of which many are below 0. The samples of one
+    device need not be `alike` others, as a quiet room is not: then only sizes that are far apart count.
     """
     one, two = (each if isinstance(each, Unit) else Unit.of(each) for each in (data, other))
     if one.scaled and two.scaled:
@@ -85,10 +88,11 @@ def check_units(data: Dataset | Unit, other: Dataset | Unit, source: str, other_
     small, large = sorted((one.reach, two.reach))
     mixed = one.scaled != two.scaled and not (one.within_one and two.within_one)
     count = min(one.count, two.count)
-    allowed = MOST_APART if count >= ENOUGH else FAR_APART if count >= FEW else inf
+    sure = alike and count >= ENOUGH
+    allowed = MOST_APART if sure else FAR_APART if count >= FEW else inf
     apart = small > 0 and large > allowed * small
     negative = one.within_one != two.within_one and max(one.negative, two.negative) > BELOW_ZERO
-    if mixed or apart or (negative and count >= ENOUGH):
+    if mixed or apart or (negative and sure):
         raise DataError(
             f"{source} and {other_source} are not in one unit: numbers of the first are {one}, of the other "
             f"{two}; save both as uint8, or both as float32 in one unit"

@@ -48,7 +48,7 @@ def predict(
     data, labels = load_samples(inputs)
     kept = KeptModel.load(model, load_with)
     if kept.unit is not None:
-        check_units(kept.unit, data, "what the model was trained on", str(inputs))
+        check_units(kept.unit, data, "what the model was trained on", str(inputs), alike=False)
     samples = data.inputs
     if not kept.targets.are_classes:
         return _numbers(kept, samples, labels, inputs, output)

@@ -160,9 +160,15 @@ def plan_network(
     Compare with METIS and a hypergraph partitioner if `baselines` are wanted.
 
     Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget.
-    Raises ConfigError if leaks are capped and there is no data to measure them by.
+    Raises ConfigError if leaks are capped and there is no data to measure them by. Raises it, too, if groups
+    are to be larger than the fleet.
     """
     check_name(request.model)
+    if group_size is not None and group_size > fleet.size:
+        raise ConfigError(
+            f"groups of {group_size} devices, and the fleet has {fleet.size}: ask for smaller ones, or let "
+            "the planner decide"
+        )
     tell = on_step or (lambda what, number, of: None)
     network = build_model(request.model, request.seed)
     loss = make_loss(request.loss.kind, **request.loss.options)

@@ -77,7 +77,7 @@ def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[I
         for path, part in zip(paths, parts, strict=True)
     ]
     for path, part in zip(paths, parts, strict=True):
-        check_units(parts[0], part, str(paths[0]), path.name)
+        check_units(parts[0], part, str(paths[0]), path.name, alike=False)
     ends = np.cumsum([len(part) for part in parts])
     inputs, labels = (
         np.concatenate(arrays) for arrays in zip(*((p.inputs, p.labels) for p in parts), strict=True)

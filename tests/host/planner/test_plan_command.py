@@ -63,6 +63,18 @@ def test_the_saved_plan_is_read_back_and_the_drawing_is_a_picture(fleet_file: Pa
     assert ElementTree.parse(drawn).getroot().tag.endswith("svg")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--group-size", "99"), "groups of 99 devices, and the fleet has"), (("--plot", "p.gif"), "as SVG")],
+)
+def test_a_group_larger_than_the_fleet_and_a_picture_of_another_kind_are_refused(
+    fleet_file: Path, arguments: tuple[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(MODEL, "--fleet", fleet_file, *arguments)
+    assert not Path("p.gif").exists()
+
+
 @pytest.mark.parametrize("model", ["mlp:40-4", "mlp:40-2-4"])
 def test_fewer_hidden_neurons_than_followers_print_nothing_but_json(
     fleet_file: Path, model: str, capfd: pytest.CaptureFixture[str]

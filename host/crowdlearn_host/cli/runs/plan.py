@@ -17,6 +17,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, apart, claim
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import size, terminal
+from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
@@ -189,6 +190,8 @@ def plan(
     if save is not None:
         claim(save, force=force, is_own=is_plan)
     if plot is not None:
+        if plot.suffix != ".svg":
+            raise ConfigError(f"--plot {plot}: a plan is drawn as SVG; name a file .svg")
         claim(plot, force=force, is_own=is_drawing)
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
