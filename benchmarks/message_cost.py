@@ -1,10 +1,12 @@
 """What a sample and a message cost in CPU time: MNIST's MLP in 5 pieces over virtual phones and adb.
 
-Each way trains the same run of its own, in turns: in micro-batches of 16 samples, and as they are cut if
-nobody says how; with `--beside FOLDER` also in micro-batches of 16 by the code of that checkout, as of a
-commit in which 16 was the default. Told is the CPU time of the host's process, of the virtual phones with
-the device runtimes on them, and of all, from the first mini-batch to the last, by sample and by message
-between devices. The samples are noise in the form of MNIST's.
+Each way trains the same run of its own, in turns: in micro-batches of 16 samples, which was the default
+once, and as they are cut if nobody says how. With `--before` micro-batches of 16 are also trained by the
+code of then, out of this repository. It ran programs in the device's process, so today's default takes
+another turn with programs that are not isolated. With `--beside FOLDER` it is the code of another checkout.
+Told is the CPU time of the host's process, of the virtual phones with the device runtimes on them, and of
+all, from the first mini-batch to the last, by sample and by message between devices. The samples are noise
+in the form of MNIST's.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,25 @@ from .report import machine, write_rows
 PIECES = 5
 BATCH = 64
 MAIN = "from crowdlearn_host.cli import main; main()"
-WAYS: dict[str, int | None] = {"micro-batches of 16": 16, "as nobody says": None}
 
 
-def config_of(data: Path, micro: int | None) -> str:
+@dataclass(frozen=True)
+class Way:
+    """Samples of a micro-batch (None: the default), whether programs run apart, and whose code trains."""
+
+    micro: int | None
+    isolated: bool = True
+    code: Path | None = None
+
+
+DEFAULT = "as nobody says"
+WAYS = {"micro-batches of 16": Way(16), DEFAULT: Way(None)}
+ROOT = Path(__file__).parent.parent
+BEFORE = "14ef2129267f"
+"""The last commit whose default were micro-batches of 16."""
+
+
+def config_of(data: Path, way: Way) -> str:
     """The run of a way, as TOML."""
     lines = [
         'name = "message-cost"',
@@ -48,9 +66,10 @@ def config_of(data: Path, micro: int | None) -> str:
         f"batch = {BATCH}",
         "epochs = 1",
         'kernels = "by_size"',
-        *([f"micro_batch = {micro}"] if micro else []),
+        *([f"micro_batch = {way.micro}"] if way.micro else []),
         "[fleet]",
         f"virtual = {PIECES}",
+        *([] if way.isolated else ['isolation = "none"']),
     ]
     return "\n".join(lines) + "\n"
 
@@ -62,6 +81,16 @@ def give_data(folder: Path, mini_batches: int) -> None:
     for split, count in (("train", PIECES * mini_batches * BATCH), ("test", 100)):
         inputs, labels = rng.random((count, 784), np.float32), rng.integers(0, 10, count)
         np.savez(folder / f"{split}.npz", inputs=inputs, labels=labels)
+
+
+def code_of(commit: str, folder: Path) -> Path:
+    """Write the repository as it was at a commit into `folder`; ends the program where it cannot be had."""
+    folder.mkdir()
+    packed = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True)
+    if packed.returncode:
+        raise SystemExit(f"no code of {commit} here: {packed.stderr.decode(errors='replace').strip()}")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+    return folder
 
 
 class Spent:
@@ -87,18 +116,16 @@ class Spent:
         return "host" if process.pid == self._host else "phones"
 
 
-def measure(
-    folder: Path, data: Path, micro: int | None, mini_batches: int, code: Path | None = None
-) -> dict[str, Any]:
-    """One run of so many mini-batches in all, by the code of another checkout if one is named."""
+def measure(folder: Path, data: Path, way: Way, mini_batches: int) -> dict[str, Any]:
+    """One run of so many mini-batches in all."""
     folder.mkdir()
     config = folder / "config.toml"
-    config.write_text(config_of(data, micro))
+    config.write_text(config_of(data, way))
     home = folder.parent / "home"
     environment = {**os.environ, "CROWDLEARN_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    if code is not None:
+    if way.code is not None:
         parts = ("host", "export", "device_runtime")
-        environment["PYTHONPATH"] = os.pathsep.join(str(code.resolve() / part) for part in parts)
+        environment["PYTHONPATH"] = os.pathsep.join(str(way.code.resolve() / part) for part in parts)
     run, metrics = folder / "run", folder / "run" / "metrics.jsonl"
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-W", "ignore", "-c", MAIN, "train", str(config), "--run", str(run)]
@@ -131,26 +158,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one turn, and fewer mini-batches")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--beside", type=Path, help="a checkout of other code, measured in turn")
+    parser.add_argument(
+        "--before",
+        nargs="?",
+        const=BEFORE,
+        metavar="COMMIT",
+        help=f"the code of a commit ({BEFORE}), in turn",
+    )
     arguments = parser.parse_args(argv)
     turns, mini_batches = (1, 30) if arguments.quick else (3, 150)
-    ways: dict[str, tuple[int | None, Path | None]] = {way: (micro, None) for way, micro in WAYS.items()}
+    ways = dict(WAYS)
     if arguments.beside is not None:
-        ways["micro-batches of 16, other code"] = 16, arguments.beside
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+        ways["micro-batches of 16, other code"] = Way(16, code=arguments.beside)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.before is not None:
+            ways[f"{DEFAULT}, not isolated"] = Way(None, isolated=False)
+            before = code_of(arguments.before, folder / "before")
+            ways[f"micro-batches of 16, code of {arguments.before}"] = Way(16, code=before)
+        found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         give_data(folder / "data", mini_batches)
         for turn in range(turns):
-            for number, (way, (micro, code)) in enumerate(ways.items()):
+            for number, (name_of, way) in enumerate(ways.items()):
                 run = folder / f"{turn}-{number}"
-                found[way].append(measure(run, folder / "data", micro, PIECES * mini_batches, code))
+                found[name_of].append(measure(run, folder / "data", way, PIECES * mini_batches))
     rows: list[dict[str, Any]] = [
         {"way": way, **{key: statistics.median(row[key] for row in told) for key in told[0]}}
         for way, told in found.items()
     ]
+    usual = next(row["cpu_us_per_sample"] for row in rows if row["way"] == DEFAULT)
+    for row in rows:
+        row["default_over_this"] = usual / row["cpu_us_per_sample"]
     table = Table("", *(str(row["way"]) for row in rows))
     for key in list(rows[0])[1:]:
-        table.add_row(key.replace("_", " "), *(f"{row[key]:,.1f}" for row in rows))
+        table.add_row(key.replace("_", " "), *(f"{row[key]:,.2f}" for row in rows))
     console = Console()
     console.print(machine())
     console.print(table)
