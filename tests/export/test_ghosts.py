@@ -28,18 +28,19 @@ BATCH = 12
 
 
 class Residual(nn.Module):
-    """Two biases, a skip, strides, dilation, and padding."""
+    """Two biases, a skip, strides, dilation, padding, and few places of many channels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(2, 5, 3, stride=2, padding=1)
         self.body = nn.Conv2d(5, 5, 3, padding=2, dilation=2)
         self.skip = nn.Conv2d(5, 5, 1, bias=False)
-        self.head = nn.Linear(5 * 4, 3)
+        self.wide = nn.Conv2d(5, 24, 3)
+        self.head = nn.Linear(24 * 4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.tanh(self.stem(x))
-        x = F.max_pool2d(torch.relu(self.body(x) + self.skip(x)), 2)
+        x = torch.tanh(self.wide(torch.relu(self.body(x) + self.skip(x))))
         return self.head(x.flatten(1))
 
 
@@ -57,7 +58,7 @@ def frozen() -> nn.Module:
 CASES: dict[str, tuple[Any, tuple[int, ...], Sequence[Sequence[Sequence[int]]]]] = {
     "dense": (dense, (6,), ([[6, 9, 4, 3]], [[6, 3, 4, 3], [0, 4, 0, 0], [0, 2, 0, 0]])),
     "frozen": (frozen, (6,), ([[6, 9, 4, 3]], [[6, 3, 1, 3], [0, 6, 3, 0]])),
-    "residual": (Residual, (2, 8, 8), ([[2, 5, 5, 3]], [[2, 2, 1, 3], [0, 3, 4, 0]])),
+    "residual": (Residual, (2, 8, 8), ([[2, 5, 5, 24, 3]], [[2, 2, 1, 9, 3], [0, 3, 4, 15, 0]])),
 }
 
 

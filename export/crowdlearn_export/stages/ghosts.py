@@ -136,7 +136,7 @@ def _of_weights(edge: Edge, x: Tensor, errors: Tensor, weight: Tensor) -> Ghost:
     places, sources, targets = rows.shape[1], read.shape[2], rows.shape[2]
     if places * (sources + targets) <= sources * targets:
         products = torch.bmm(read, read.transpose(1, 2)) * torch.bmm(rows, rows.transpose(1, 2))
-        return Ghost(products.sum((1, 2)), summed)
+        return Ghost(products.sum((1, 2)).clamp(min=0.0), summed)  # rounding may leave less than nothing
     own = torch.bmm(rows.transpose(1, 2), read).reshape(-1, targets * sources)
 
     def summed_up(factors: Tensor) -> Tensor:
