@@ -12,8 +12,10 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
+from crowdlearn_device.errors import CrowdlearnError
 from crowdlearn_device.program.executor import chosen
 from crowdlearn_device.transport.join import join_host
+from crowdlearn_host.cli import build
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.errors import ConfigError, FleetError, RunError
@@ -25,6 +27,7 @@ from crowdlearn_host.service.service import Service
 from crowdlearn_host.service.status import shown
 from crowdlearn_host.service.worker import planned_for
 from crowdlearn_host.spec.run_spec import RunSpec
+from typer.testing import CliRunner
 
 SERVE = "from crowdlearn_host.cli import main; main()"
 SECONDS = 900
@@ -340,3 +343,14 @@ def test_a_fleet_that_only_counts_its_devices_is_refused(tmp_path):
 def test_what_a_service_cannot_train_is_refused_when_it_is_submitted(changed, why):
     with pytest.raises(ConfigError, match=why):
         check_served(description(**changed))
+
+
+def test_a_model_that_does_not_take_the_data_is_refused_when_it_is_submitted(tmp_path):
+    config = tmp_path / "run.toml"
+    for model, why in (("mlp:63-16-10", "63"), ("mlp:64-16-9", "has a label 9")):
+        config.write_text(description(model=model).to_toml())
+        words = ["submit", str(config), "--to", str(tmp_path / "service")]
+        refused = CliRunner().invoke(build(["submit"]), words)
+        assert isinstance(refused.exception, CrowdlearnError)
+        assert why in str(refused.exception)
+    assert not (tmp_path / "service").exists()
