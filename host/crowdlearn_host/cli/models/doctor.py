@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from crowdlearn_export.doctor.trial import Trial
 
 SLICES = (
-    "yes; the last layers that one device holds whole run in one call, from their sums to the loss and back, "
-    "and on a device that holds all of them a training step is one call"
+    "yes; a device runs the last layers that it holds whole in one call, from sums to the loss and back; "
+    "a device that holds all layers runs a training step in one call"
 )
 
 
@@ -67,7 +67,7 @@ def doctor(
                 def bundle(abi: str) -> Bundle:
                     working.step(f"looking for the bundle for {abi}, which is made once for all phones")
                     made = default_bundle(abi)
-                    working.step(f"bringing the bundle to {phone}, and running the step on it")
+                    working.step(f"copying the bundle to {phone}, and running the step on it")
                     return made
 
                 trial = trial_of(model, sample, batch, loss.value)
