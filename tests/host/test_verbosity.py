@@ -71,7 +71,7 @@ def test_options_stand_before_or_behind_the_command() -> None:
     [
         ("--version", 0, ""),
         ("report nowhere", 1, "nowhere has no metrics.jsonl"),
-        ("report nowhere -q -v", 1, "opposite of each other"),
+        ("report nowhere -q -v", 1, "contradict each other"),
         ("report nowhere --log-file missing/log", 1, "missing/log: No such file or directory"),
         ("report", 2, "Missing argument"),
         ("nonsense", 2, "No such command 'nonsense'"),
