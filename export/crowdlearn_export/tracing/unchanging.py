@@ -58,9 +58,9 @@ def check_unchanging(
 
 def _scores(model: nn.Module, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
     """Return what the model gives for samples, where it has the buffers that it began with."""
-    for name, buffer in model.named_buffers():
-        if name in kept and kept[name].shape == buffer.shape:
-            buffer.copy_(kept[name])
+    for name in [name for name, _ in model.named_buffers() if name in kept]:
+        owner, _, own = name.rpartition(".")
+        model.get_submodule(owner)._buffers[own] = kept[name].clone()
     try:
         scores: Tensor = model(x.clone())
     except Exception as error:  # whatever a user's model raises
