@@ -46,6 +46,7 @@ def test_a_right_file_becomes_the_model(tmp_path: Path) -> None:
         ("devices = 1\n[sharing]\ntheta = nan", ["sharing.theta = nan", "finite"]),
         ("devices = 1\n[sharing]\nkind = 'x'", ["sharing.kind = 'x'", "'iid' or 'shards'"]),
         ("devices = 1\n[sharing]\nthetta = 1", ["sharing.thetta is not a key", "kind, theta"]),
+        ("devices = true", ["devices = True: should not be true or false"]),
         ("devices = 'a'\nwhat = 1", ["devices = 'a'", "what is not a key", "devices, sharing"]),
         ("devices = ", ["a.toml is not TOML", "Invalid value"]),
         ("\x00", ["a.toml"]),

@@ -119,7 +119,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 STATES: dict[str, tuple[list[Event], str]] = {
-    "nothing yet": ([], "preparing, since 0:00"),
+    "nothing yet": ([], "reading the model and the data, since 0:00"),
     "an export": (
         [("compiled", {"done": 2, "of": 3})],
         "compiling slice programs: 2 of 3 methods, since 0:00",

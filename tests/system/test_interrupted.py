@@ -76,7 +76,7 @@ def wait_until_all_gone(home: Path) -> None:
 
 
 def interrupt(process: subprocess.Popen[str], how: signal.Signals, home: Path, run: Path) -> str:
-    """What the process said to stderr; no process of it is left, and no half of a file unless it was killed."""
+    """What the process said to stderr; no process of it is left, nor half of a file unless it was killed."""
     process.send_signal(how)
     _, errors = process.communicate(timeout=180)
     assert process.returncode != 0

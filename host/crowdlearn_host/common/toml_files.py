@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    field_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
@@ -41,6 +42,14 @@ class Section(BaseModel):
     """A table of a configuration file: immutable, and a key that is not read is a mistake, not a comment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and not {bool, Any} & {field.annotation, *get_args(field.annotation)}:
+            raise ValueError("should not be true or false")
+        return value
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str, folder: Path = Path()) -> Self:

@@ -125,7 +125,7 @@ class Recording:
     async def begin(self) -> None:
         """Read the meter, and go on reading if it tells power only; called again, it begins anew."""
         await self._stop_sampling()
-        self.began = time.monotonic()
+        self.began, self.why = time.monotonic(), ""
         if self._meter is None:
             self.why = "no meter"
             return

@@ -42,7 +42,7 @@ class TrainingProgress:
         self._started = time.monotonic()
         self._epoch_now = 0
         self._loss = EpochLoss()
-        self._status, self._since = "preparing", time.monotonic()
+        self._status, self._since = "reading the model and the data", time.monotonic()
         self._gathering: Gathering | None = Gathering()
         self._left = ""
         self._together: dict[str, list[str]] = {event: [] for event in EACH}
@@ -60,7 +60,7 @@ class TrainingProgress:
             transient=True,
             disable=not console.is_terminal or self._verbosity.quiet,
         )
-        self._task: TaskID = self._bar.add_task("preparing", total=None, speed="", loss="", moved="")
+        self._task: TaskID = self._bar.add_task(self._status, total=None, speed="", loss="", moved="")
 
     def __enter__(self) -> Self:
         self._bar.start()
