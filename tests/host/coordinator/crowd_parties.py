@@ -62,7 +62,8 @@ class Watched(np.ndarray[Any, Any]):
         self.log = getattr(of, "log", [])
 
     def __getitem__(self, rows: Any) -> Any:
-        self.log.extend(int(row) for row in rows)
+        if not isinstance(rows, slice):  # of all numbers, whose unit is looked at
+            self.log.extend(int(row) for row in rows)
         return np.asarray(super().__getitem__(rows))
 
 
