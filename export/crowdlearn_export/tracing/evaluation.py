@@ -51,23 +51,37 @@ def check_evaluation(model: nn.Module, sample: Sequence[int], dtype: torch.dtype
             f"{type(model).__name__} gives other scores each time in evaluation mode; its forward must not "
             "depend on random numbers or earlier calls then"
         )
-    whole, part = first[:-1].nan_to_num(), part.nan_to_num()
-    limit = AGREEMENT * max(float(whole.abs().max()), 1e-6)
-    if whole.shape == part.shape and not torch.allclose(whole, part, rtol=0, atol=limit):
+    if first[:-1].shape == part.shape and not agree(first[:-1], part):
         raise UnsupportedModule(
             f"{type(model).__name__} gives a sample other scores in another batch in evaluation mode; "
             "batch norm must use its running statistics then"
         )
 
 
-def _run(model: nn.Module, x: Tensor) -> Tensor:
+def ran(
+    model: nn.Module, x: Tensor, *, or_else: str = "", advice: str = "it must take batches of any size"
+) -> Any:
+    """Return what the model gives for a copy of samples [B, ...]. Raises UnsupportedModule with its error's
+    first line and `advice` if it fails.
+    """
     try:
-        scores: Tensor = model(x.clone())
+        return model(x.clone())
     except Exception as error:  # whatever a user's model raises
         first = str(error).partition("\n")[0]
         raise UnsupportedModule(
-            f"the model does not run on a batch of {len(x)}: {first}; it must take batches of any size"
+            f"the model does not run on a batch of {len(x)}{or_else}: {first}; {advice}"
         ) from error
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Return whether two arrays of scores [B, ...] are the same but for float32's rounding."""
+    one, other = one.nan_to_num(), other.nan_to_num()
+    limit = AGREEMENT * max(float(one.abs().max()), 1e-6) if one.numel() else 0.0
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=limit)
+
+
+def _run(model: nn.Module, x: Tensor) -> Tensor:
+    scores = ran(model, x)
     if not isinstance(scores, Tensor):
         raise UnsupportedModule(ONE_OUTPUT)
     return scores

@@ -20,6 +20,7 @@ from crowdlearn_export.graph.weights import neurons_first
 from crowdlearn_export.ops.local_ops import describe
 
 from .copies import copied
+from .evaluation import ran
 from .undropped import Undropped
 
 ROWS = 5
@@ -93,14 +94,8 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
-    try:
-        with Undropped():
-            scores: Tensor = model(x.clone())
-    except Exception as error:  # whatever a user's model raises
-        first = str(error).partition("\n")[0]
-        raise UnsupportedModule(
-            f"the model does not run on a batch of {ROWS}: {first}; it must take batches of any size"
-        ) from error
+    with Undropped():
+        scores: Tensor = ran(model, x)
     return scores
 
 

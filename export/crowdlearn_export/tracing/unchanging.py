@@ -15,7 +15,7 @@ from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.ops.local_ops import describe
 
 from .copies import copied
-from .evaluation import AGREEMENT, ROWS
+from .evaluation import ROWS, agree, ran
 from .undropped import Undropped
 
 
@@ -47,7 +47,7 @@ def check_unchanging(
             _check_modules(modules, dict(tried.named_modules()))
             _check_parameters(parameters, dict(tried.named_parameters()), kept)
             _check_state(state, _state(tried, modes=sliced))
-            if not _agree(given[0], given[2]):
+            if not agree(given[0], given[2]):
                 raise UnsupportedModule(
                     f"{type(model).__name__} gives other scores for the same samples and weights in {mode}; "
                     "its forward must not depend on random numbers or earlier calls; state that moves is a "
@@ -61,14 +61,7 @@ def _scores(model: nn.Module, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
     for name in [name for name, _ in model.named_buffers() if name in kept]:
         owner, _, own = name.rpartition(".")
         model.get_submodule(owner)._buffers[own] = kept[name].clone()
-    try:
-        scores: Tensor = model(x.clone())
-    except Exception as error:  # whatever a user's model raises
-        first = str(error).partition("\n")[0]
-        raise UnsupportedModule(
-            f"the model does not run on a batch of {len(x)}, or not a second time: {first}; every call must "
-            "do the same"
-        ) from error
+    scores = ran(model, x, or_else=", or not a second time", advice="every call must do the same")
     return scores.detach().clone() if isinstance(scores, Tensor) else torch.zeros(0)
 
 
@@ -115,9 +108,3 @@ def _check_state(before: dict[str, tuple[object, ...]], after: dict[str, tuple[o
                 f"{name} is switched while the model runs (its mode, a hook, or what of it learns); do that "
                 "before training, once"
             )
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    one, other = one.nan_to_num(), other.nan_to_num()
-    limit = AGREEMENT * max(float(one.abs().max()), 1e-6) if one.numel() else 0.0
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=limit)
