@@ -157,18 +157,17 @@ class SharedModel:
         """Return what the audit, if there is one, finds suspicious of the rounds that these records let into
         the window: before they are taken in.
         """
-        if self._audit is None:
+        entering = [_key(record) for record in records if record[:1] == ENTERS]
+        if self._audit is None or not entering:
             return []
         rounds = {**self._waiting, **{_key(record): record for record in records if record[:1] == ROUND}}
         before, limits = self._window.average(), Limits(len(self._window), CHUNK_WEIGHTS)
-        judged = []
-        for key in [_key(record) for record in records if record[:1] == ENTERS]:
+        for key in entering:
             upload = before.copy()
             for update in map(partial(decode_update, limits=limits), _updates(rounds[key])):
                 upload[update.indices] = update.values
             self._audit.take(key[1], before, upload)
-            judged.append(key[1])
-        return self._audit.suspicions(judged)
+        return self._audit.suspicions([group for _, group in entering])
 
     def take_in(self, record: bytes) -> None:
         """Do what a record tells, which is on disk."""
