@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from crowdlearn_host.devices.relays.relays import relaying
     from crowdlearn_host.errors import SilentDevice
     from crowdlearn_host.runs.folder import new_run, open_run
-    from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
+    from crowdlearn_host.runs.groups import groups_of, shared_model_of
+    from crowdlearn_host.runs.prepare import Prepared, prepare
     from crowdlearn_host.runs.train import train
 
 __all__ = [

@@ -15,7 +15,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import BudgetUse, GroupPlan, Plan, load_plan, plan_from_counts, save_plan
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.runs.affordable import check_affordable, memory_of, unlike_planned
+from crowdlearn_host.runs.checks.affordable import check_affordable, memory_of, unlike_planned
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner

@@ -24,7 +24,8 @@ from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.runs.data import load_split, to_npz
-from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
+from crowdlearn_host.runs.groups import groups_of, shared_model_of
+from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.run_spec import RunSpec
 from safetensors.torch import load_file

@@ -119,7 +119,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Prepared]:
     async def answered(*_: object) -> None:
         pass
 
-    monkeypatch.setattr("crowdlearn_host.runs.survey.survey", answered)
+    monkeypatch.setattr("crowdlearn_host.runs.checks.survey.survey", answered)
     monkeypatch.setattr("crowdlearn_host.runs.train.train", seen)
     return prepared
 

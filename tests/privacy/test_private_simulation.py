@@ -25,8 +25,8 @@ from crowdlearn_host.methods.secure_sharing import (
 from crowdlearn_host.privacy.dp.budget import Budget
 from crowdlearn_host.report.page import page
 from crowdlearn_host.report.run import read_run
+from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.prepare import check
 from crowdlearn_host.runs.results.spent import spent_of
 from crowdlearn_host.runs.simulated import simulate_run
 from crowdlearn_host.simulation.engine import global_weights, run

@@ -13,7 +13,8 @@ from crowdlearn_device.transport.serve import serve_device
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.runs.prepare import device_files, groups_of, prepare, shared_model_of
+from crowdlearn_host.runs.groups import device_files, groups_of, shared_model_of
+from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from websockets.asyncio.client import connect
 

@@ -78,7 +78,7 @@ def serials_of_a_start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         given.extend(serials)
 
     with monkeypatch.context() as patched:
-        patched.setattr("crowdlearn_host.runs.survey.survey", answered)
+        patched.setattr("crowdlearn_host.runs.checks.survey.survey", answered)
         patched.setattr("crowdlearn_host.runs.train.train", seen)
         crowdlearn("train", "my.toml")
     return given

@@ -16,8 +16,8 @@ from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.methods.index_space import flatten
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.groups import shared_model_of
 from crowdlearn_host.runs.prepare import prepare as prepared_training
-from crowdlearn_host.runs.prepare import shared_model_of
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.state import RunState

@@ -16,7 +16,8 @@ from crowdlearn_host.planner.plan import GroupPlan, Plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.fleet import Fleet
-from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare
+from crowdlearn_host.runs.groups import groups_of
+from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .sockets import train_on_sockets

@@ -12,8 +12,9 @@ from crowdlearn_export.graph.weights import state_of
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
 from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.groups import shared_model_of
 from crowdlearn_host.runs.joint import JointWeights
-from crowdlearn_host.runs.prepare import prepare, shared_model_of
+from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.results.spent import spent_of
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import prepare as simulated

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset, Split, load_dataset, load_npz
+from crowdlearn_device.data.unit import check_units
 from crowdlearn_device.errors import DataError
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import input_shape
+from crowdlearn_host.spec.provenance import RunInput, run_inputs
 from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
 from crowdlearn_host.spec.validation import ValidationSection
 
@@ -60,6 +64,49 @@ def validated(
             f"validation.share = {wanted.share:g} of {len(train)} training samples are too few; raise it"
         )
     return train.subset(np.sort(order[count:])), train.subset(np.sort(order[:count]))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The samples of a run that this computer has, of the shape `sample` each: to train on, to test and to
+    validate by, None for what is not here. `given` is what was read, by name.
+    """
+
+    train: Dataset | None
+    test: Dataset | None
+    validation: Dataset | None
+    sample: tuple[int, ...]
+    given: dict[str, RunInput]
+    folder: str
+
+    def mapped(self, change: Callable[[Dataset, str], Dataset]) -> Self:
+        """Return the splits that `change` makes of each and its name in errors."""
+        return replace(
+            self,
+            train=self.train and change(self.train, f"training data of {self.folder}"),
+            test=self.test and change(self.test, f"test data of {self.folder}"),
+            validation=self.validation and change(self.validation, f"validation data of {self.folder}"),
+        )
+
+
+def splits_of(config: RunSpec) -> Splits:
+    """Read the samples of a run, each in the shape that its model takes.
+
+    Raises ConfigError if they cannot be read, or are unlike each other.
+    """
+    train = load_split(config.data, "train") if config.data and config.device_data is None else None
+    test = load_split(config.data, "test") if config.data else None
+    train, validation = validated(config.data or "", config.validation, train, config.training.seed)
+    given = run_inputs(config.model, config.group.plan, config.data, train, test, validation=validation)
+    if train is not None and test is not None:
+        # A model that takes flat samples would take splits of different layouts.
+        train.shaped(test.inputs.shape[1:], f"training data of {config.data}, unlike its test data")
+    for name, other in (("test", test), ("validation", validation)):
+        if train is not None and other is not None:
+            check_units(train, other, f"training data of {config.data}", f"its {name} data")
+    sample = sample_shape(config, test)
+    splits = Splits(train, test, validation, sample, given, config.data or "")
+    return splits.mapped(lambda data, source: data.shaped(sample, source))
 
 
 def _may_be_converted(place: Path) -> bool:

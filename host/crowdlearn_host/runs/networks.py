@@ -14,8 +14,8 @@ from torch import nn
 
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import check_name, stated_shape
-from crowdlearn_host.runs.preflight import check_start
-from crowdlearn_host.runs.prepare import check
+from crowdlearn_host.runs.checks.checked import check
+from crowdlearn_host.runs.checks.preflight import check_start
 from crowdlearn_host.runs.prepare import export as export_programs
 from crowdlearn_host.spec.run_spec import RunSpec
 

@@ -16,17 +16,18 @@ from crowdlearn_host import emulator as phones
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
+from crowdlearn_host.runs.checks.preflight import check_ports, check_start, serials_of
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.preflight import check_ports, check_start, serials_of
 from crowdlearn_host.runs.results.losses import EpochLoss
 from crowdlearn_host.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from crowdlearn_host.coordinator.hub.server import OnEvent
     from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-    from crowdlearn_host.runs.prepare import Checked, Prepared
+    from crowdlearn_host.runs.checks.checked import Checked
+    from crowdlearn_host.runs.checks.survey import Wanted
+    from crowdlearn_host.runs.prepare import Prepared
     from crowdlearn_host.runs.results.evaluation import Evaluation
-    from crowdlearn_host.runs.survey import Wanted
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ class Session:
 
     def _checked(self, spec: RunSpec, serials: list[str] | None) -> Checked:
         """Return the parts of a run that fit each other, once its devices answer."""
-        from crowdlearn_host.runs.prepare import check  # imports the exporter, which takes seconds
-        from crowdlearn_host.runs.survey import survey
+        from crowdlearn_host.runs.checks.checked import check  # imports the exporter, which takes seconds
+        from crowdlearn_host.runs.checks.survey import survey
 
         devices = (spec.fleet.virtual if serials is None else len(serials)) + spec.fleet.joining
         checked = check(spec, devices=devices)
@@ -154,12 +155,12 @@ class Session:
             event_loop.run(survey(serials, _wanted(checked), self.key, spec.fleet.runtime))
         return checked
 
-    def _tell_left(self, run: Checked | Prepared, serials: list[str] | None) -> None:
+    def _tell_left(self, run: Checked, serials: list[str] | None) -> None:
         """Tell how many samples are left over, if any are."""
-        from crowdlearn_host.runs.prepare import left_over
+        from crowdlearn_host.runs.dealing import samples_left
 
-        left = left_over(run, run.config.fleet.virtual if serials is None else len(serials))
-        if left and run.train is not None:
+        devices = run.config.fleet.virtual if serials is None else len(serials)
+        if run.train is not None and (left := samples_left(run.plan, len(run.train), devices)):
             self.on_event("samples_left", {"left": left, "samples": len(run.train)})
 
     def _trained(self, folder: RunFolder, prepared: Prepared, serials: list[str] | None) -> Result:
@@ -201,7 +202,7 @@ class Session:
 
 def _wanted(checked: Checked) -> Wanted | None:
     """Return the samples that every device must have, if they are on the devices already."""
-    from crowdlearn_host.runs.survey import Wanted
+    from crowdlearn_host.runs.checks.survey import Wanted
     from crowdlearn_host.spec.provenance import TEST_DATA
 
     if checked.config.device_data is None:

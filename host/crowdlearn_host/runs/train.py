@@ -25,8 +25,9 @@ from crowdlearn_host.runs.results.joules import EnergyCount
 from crowdlearn_host.runs.results.losses import EpochLoss
 from crowdlearn_host.runs.results.uploads import audit_of
 
+from .groups import device_files, groups_of, shared_model_of, sums_of
 from .joint import JointWeights
-from .prepare import Prepared, device_files, groups_of, shared_model_of, sums_of
+from .prepare import Prepared
 
 GOODBYE_SECONDS = 15.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crowdlearn_host.errors import ConfigError, FleetError
 from crowdlearn_host.planner.problem.fleet import Fleet, load_fleet
-from crowdlearn_host.runs.preflight import check_start
+from crowdlearn_host.runs.checks.preflight import check_start
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .cohort import Cohort

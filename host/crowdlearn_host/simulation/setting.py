@@ -1,4 +1,4 @@
-"""What a simulated run trains on whom."""
+"""The setting of a simulated run: what is trained, and on which devices."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.data.unit import check_units
 from crowdlearn_device.privacy.labels import flipped
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_export.doctor.verdict import trainable_graph
-from crowdlearn_export.graph.neuron_graph import FLOAT
+from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.losses.watched import watched_metrics
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_w
 from crowdlearn_host.methods.secure_sharing import check_release, least_contributors, rank_of
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
+from crowdlearn_host.models.trainable import Trainable, trainable
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.plan import Plan, load_plan
@@ -32,6 +32,7 @@ from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
 from crowdlearn_host.spec.augment import check_augment
 from crowdlearn_host.spec.micro_batch import cheapest_rows
+from crowdlearn_host.spec.privacy import check_label_epsilon
 from crowdlearn_host.spec.simulation import AS_PHONES, SimulationConfig
 
 from .modelled_traffic import errors_per_sample, masked_per_sample, sums_per_sample
@@ -103,6 +104,22 @@ class Setting:
         return [len(each) for each in self.workload.devices]
 
 
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of a mini-batch, as far as they differ on shares.
+
+    `sums` and `errors` are floats a sample, `gradients` bytes a mini-batch that helpers open; `shared` are
+    the edges on shares. Devices add up norms by the pieces of `plan` in `graph`.
+    """
+
+    sums: int
+    errors: int
+    gradients: int
+    shared: tuple[int, ...]
+    graph: NeuronGraph
+    plan: Plan
+
+
 def prepare(
     config: SimulationConfig,
     train: Dataset,
@@ -114,66 +131,19 @@ def prepare(
     Raises ConfigError if the model does not take the data, PlanError where the plan does not fit it.
     `devices` are int64 [n] each.
     """
-    shape = input_shape(config.model, train.inputs.shape[1:])
-    # Flat samples in between would hide that the two differ in layout.
-    test.shaped(train.inputs.shape[1:], "the test data, unlike the training data")
-    check_units(train, test, "the training data", "the test data")
-    train, test = train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
-    model = build_model(config.model, config.seed)
-    loss = make_loss(config.training.loss.kind, **config.training.loss.options)
-    wanted = 2 if config.plan else config.pieces or _pieces(config)
-    example = torch.from_numpy(train.inputs[:2])
-    graph = trainable_graph(model, example, config.model, loss, pieces=wanted)
-    outputs = graph.scores[-1]
-    spec = loss.targets(*graph.scores)
-    for metric in watched_metrics(config.device_metrics):
-        metric.check(spec, graph.scores)
-    train, test = (
-        Dataset(each.inputs, as_targets(each.labels, spec, outputs, f"the {name} data"))
-        for name, each in (("training", train), ("test", test))
-    )
-    integers = graph.whole is not None and graph.whole.integers
-    check_augment(config.training.augment, shape, integers=integers)
-    if config.privacy.private:
-        check_model(model)
-    if config.privacy.label_epsilon is not None:
-        if train.labels.dtype.kind != "i":
-            raise ConfigError(
-                "privacy.label_epsilon changes classes, and these targets are numbers; leave it out"
-            )
-        rng = np.random.default_rng((config.seed, 24))
-        train = Dataset(train.inputs, flipped(train.labels, outputs, config.privacy.label_epsilon, rng))
-    least = 0
-    if config.sharing.secure and config.sharing.enabled:
-        fewest = min(
-            sum(map(len, devices[g : g + config.group])) for g in range(0, config.devices, config.group)
-        )
-        check_release(rank_of(graph, model), fewest, config.groups)
-        least = least_contributors(rank_of(graph, model), fewest)
-    state = model.state_dict()
-    plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or _pieces(config))
-    if len(plan.pieces) > _pieces(config):
-        raise ConfigError(
-            f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
-        )
+    train, test = _shaped(config, train, test)
+    network = _network(config, train)
+    train, test = _with_targets(config, network, train, test)
+    graph, model = network.graph, network.model
+    least = _least_groups(config, rank_of(graph, model), devices)
+    plan = _plan(config, graph)
     if config.training.micro_batch == AS_PHONES:
         rows = cheapest_rows(graph, plan, config.training.batch)
         training = config.training.model_copy(update={"micro_batch": rows})
         config = config.model_copy(update={"training": training})
-    shared: tuple[int, ...] = ()
-    sums, errors, gradient = sums_per_sample(graph, plan), errors_per_sample(graph, plan), 0
-    in_turn = (graph, plan)
-    if config.privacy.sums == "shares":
-        first_layer, private = config.privacy.first_layer == "shared", config.privacy.private
-        cost = shares_cost(graph, first_layer=first_layer, private=private)
-        room = config.privacy.rows_on_shares(config.training.batch) / config.training.batch
-        sums, errors = (round(each * room) // FLOAT for each in (cost.activation, cost.error))
-        gradient = cost.gradient + cost.checks
-        if private:  # in floats: what a sample gives may not depend on others, as the bits of shares do
-            helped = with_helper_layers(graph, first_layer=first_layer)
-            in_turn = helped, plan_for_helpers(helped, config.training.batch)
-        else:
-            shared = shared_edges(graph, first_layer=first_layer)
+    passes = _passes(config, graph, plan)
+
+    state = model.state_dict()
     unused = unused_in(state, graph)
     layout = flat_layout(state, unused)
     trained = dict(model.named_parameters())
@@ -181,10 +151,10 @@ def prepare(
     def each(chosen: Callable[[str], bool]) -> NDArray[np.bool_]:
         return np.concatenate([np.full(entry.stop - entry.start, chosen(entry.name)) for entry in layout])
 
-    on_the_way, owner = travelling(layout, graph, plan), piece_of_weight(layout, graph, plan)
     learns = each(lambda name: name in trained and name not in graph.frozen)
-    way, holder = travelling(layout, *in_turn), piece_of_weight(layout, *in_turn)
-    learning = [way[(holder == n)[way] & learns[way]] for n in range(len(in_turn[1].pieces))]
+    way = travelling(layout, passes.graph, passes.plan)
+    holder = piece_of_weight(layout, passes.graph, passes.plan)
+    learning = [way[(holder == piece)[way] & learns[way]] for piece in range(len(passes.plan.pieces))]
 
     setting = Setting(
         Workload(
@@ -196,21 +166,21 @@ def prepare(
             crossings(graph, plan),
             graph.least_rows,
             graph.frozen,
-            {graph.edges[number].module: number for number in shared},
-            integers=integers,
-            targets=spec,
+            {graph.edges[number].module: number for number in passes.shared},
+            integers=network.takes_codes,
+            targets=network.targets,
             unused=unused,
             learning=tuple(learning),
         ),
         plan,
-        owner,
-        on_the_way,
+        piece_of_weight(layout, graph, plan),
+        travelling(layout, graph, plan),
         each(lambda name: name not in trained and name not in graph.frozen),
         each(lambda name: name in graph.frozen),
-        sums,
-        errors,
+        passes.sums,
+        passes.errors,
         flatten(state, unused),
-        gradient,
+        passes.gradients,
         least,
         masked_per_sample(graph, plan) if config.privacy.masked_fraction else 0,
     )
@@ -219,5 +189,77 @@ def prepare(
     return setting
 
 
-def _pieces(config: SimulationConfig) -> int:
+def _shaped(config: SimulationConfig, train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Return both data sets in the shape that the model takes."""
+    shape = input_shape(config.model, train.inputs.shape[1:])
+    # Flat samples in between would hide that the two differ in layout.
+    test.shaped(train.inputs.shape[1:], "the test data, unlike the training data")
+    check_units(train, test, "the training data", "the test data")
+    return train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
+
+
+def _network(config: SimulationConfig, train: Dataset) -> Trainable:
+    """Return the model with its loss, sliced if groups have several pieces."""
+    model = build_model(config.model, config.seed)
+    loss = make_loss(config.training.loss.kind, **config.training.loss.options)
+    pieces = 2 if config.plan else config.pieces or _members(config)
+    example = torch.from_numpy(train.inputs[:2])
+    watched = watched_metrics(config.device_metrics)
+    network = trainable(model, loss, example, config.model, pieces=pieces, watched=watched)
+    check_augment(config.training.augment, train.inputs.shape[1:], integers=network.takes_codes)
+    if config.privacy.private:
+        check_model(model)
+    check_label_epsilon(config.privacy.label_epsilon, network.targets)
+    return network
+
+
+def _with_targets(
+    config: SimulationConfig, network: Trainable, train: Dataset, test: Dataset
+) -> tuple[Dataset, Dataset]:
+    """Return both data sets with targets as the loss takes them; labels that are to be private are changed at
+    random.
+    """
+    train = network.with_targets(train, "the training data")
+    test = network.with_targets(test, "the test data")
+    if config.privacy.label_epsilon is not None:
+        rng = np.random.default_rng((config.seed, 24))
+        changed = flipped(train.labels, network.outputs, config.privacy.label_epsilon, rng)
+        train = Dataset(train.inputs, changed)
+    return train, test
+
+
+def _least_groups(config: SimulationConfig, rank: int, devices: Sequence[NDArray[np.int64]]) -> int:
+    """Return the groups of a secure sum that is released, at least; 0 without secure sums."""
+    if not (config.sharing.secure and config.sharing.enabled):
+        return 0
+    firsts = range(0, config.devices, config.group)
+    fewest = min(sum(map(len, devices[first : first + config.group])) for first in firsts)
+    check_release(rank, fewest, config.groups)
+    return least_contributors(rank, fewest)
+
+
+def _plan(config: SimulationConfig, graph: NeuronGraph) -> Plan:
+    members = _members(config)
+    plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or members)
+    if len(plan.pieces) > members:
+        raise ConfigError(f"the plan has {len(plan.pieces)} pieces for groups of {members}; plan again")
+    return plan
+
+
+def _passes(config: SimulationConfig, graph: NeuronGraph, plan: Plan) -> _Passes:
+    if config.privacy.sums != "shares":
+        return _Passes(sums_per_sample(graph, plan), errors_per_sample(graph, plan), 0, (), graph, plan)
+    first_layer, private = config.privacy.first_layer == "shared", config.privacy.private
+    cost = shares_cost(graph, first_layer=first_layer, private=private)
+    room = config.privacy.rows_on_shares(config.training.batch) / config.training.batch
+    sums, errors = (round(each * room) // FLOAT for each in (cost.activation, cost.error))
+    gradients = cost.gradient + cost.checks
+    if not private:
+        return _Passes(sums, errors, gradients, shared_edges(graph, first_layer=first_layer), graph, plan)
+    # In floats: what a sample gives may not depend on others, as the bits of shares do.
+    helped = with_helper_layers(graph, first_layer=first_layer)
+    return _Passes(sums, errors, gradients, (), helped, plan_for_helpers(helped, config.training.batch))
+
+
+def _members(config: SimulationConfig) -> int:
     return config.strategy.members(config.group)

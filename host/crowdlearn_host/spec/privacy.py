@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from crowdlearn_device.privacy.dp.draws import most_drawn
+from crowdlearn_device.protocol.targets import TargetSpec
 from pydantic import Field
 
 from crowdlearn_host.common.toml_files import Section
+from crowdlearn_host.errors import ConfigError
 
 LEAST_DRAWN = 32
 """Samples of a mini-batch of DP-SGD on shares at least: so many are never none by chance (1e-14)."""
@@ -115,3 +117,11 @@ class RunPrivacySection(PrivacySection):
         if self.heirs == "all" and others > 0:
             return f"from any of the {others} other devices, each of which can read it alone"
         return "only with that device itself: no other can read it"
+
+
+def check_label_epsilon(epsilon: float | None, targets: TargetSpec) -> None:
+    """Raise ConfigError if labels are to change at random, and a target is not one class."""
+    if epsilon is not None and (not targets.are_classes or targets.shape):
+        raise ConfigError(
+            "privacy.label_epsilon changes classes, and a target here is not one class; leave it out"
+        )

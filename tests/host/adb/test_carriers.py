@@ -15,7 +15,7 @@ from crowdlearn_host.adb.deployment.app import PACKAGE
 from crowdlearn_host.adb.deployment.runtimes import Runtime, check_runtime
 from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.errors import FleetError
-from crowdlearn_host.runs.survey import survey
+from crowdlearn_host.runs.checks.survey import survey
 
 from tests.host.emulator.apks import apk
 from tests.host.emulator.test_clients import CLIENTS, Client

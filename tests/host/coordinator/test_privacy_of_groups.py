@@ -11,7 +11,7 @@ from crowdlearn_device.protocol.schedule import pass_order
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.runs.prepare import check
+from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .crowd import Crowd, memory_folder, settings_for

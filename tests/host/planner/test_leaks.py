@@ -26,8 +26,9 @@ from crowdlearn_host.planner.solver.clock import Deadline
 from crowdlearn_host.privacy.audit.audit import Auditor
 from crowdlearn_host.privacy.audit.case import rehearsed_case
 from crowdlearn_host.privacy.leaks.measured import Way, label_parts, leak_curves
+from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.runs.data import load_split
-from crowdlearn_host.runs.prepare import check, prepare
+from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

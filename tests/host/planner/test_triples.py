@@ -14,8 +14,8 @@ from crowdlearn_host.errors import InfeasiblePlan, PlanError
 from crowdlearn_host.planner.plan import Turn
 from crowdlearn_host.planner.triples.planned import owners_of
 from crowdlearn_host.planner.triples.turns import turns_of
+from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.runs.planned import NetworkPlan, PlanRequest, plan_network
-from crowdlearn_host.runs.prepare import check
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import simulated
 from hypothesis import HealthCheck, given, settings

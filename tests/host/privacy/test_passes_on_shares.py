@@ -23,7 +23,8 @@ from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.errors import ConfigError, PlanError
 from crowdlearn_host.privacy.audit.case import first_moment, recipe_of
 from crowdlearn_host.privacy.audit.rehearsal import Moment, Recipe, _piece_state, rehearse
-from crowdlearn_host.runs.prepare import Prepared, check, prepare
+from crowdlearn_host.runs.checks.checked import check
+from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from google.protobuf.message import DecodeError
 from torch import nn

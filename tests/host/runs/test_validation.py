@@ -13,9 +13,9 @@ from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.errors import ConfigError, Interrupted
+from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.runs.data import load_split, to_npz, validated
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.prepare import check
 from crowdlearn_host.runs.results.trained_model import evaluated
 from crowdlearn_host.runs.simulated import simulate_run
 from crowdlearn_host.spec.run_spec import RunSpec

@@ -40,7 +40,7 @@ def submit(
     if config is not None:
         spec = crowdlearn.RunSpec.load(config, overrides or ())
         check_served(spec)
-        from crowdlearn_host.runs.prepare import check  # imports torch, which takes a second
+        from crowdlearn_host.runs.checks.checked import check  # imports torch, which takes a second
 
         with Working(terminal(stderr=True), "checking model and data"):
             check(spec)

@@ -14,7 +14,8 @@ from crowdlearn_export.graph.weights import arrays_of
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.helpers import convolutions_told
-from crowdlearn_host.runs.prepare import WIRE, Prepared
+from crowdlearn_host.runs.groups import WIRE
+from crowdlearn_host.runs.prepare import Prepared
 
 from .rehearsal import Arrays, Moment, PassTape, Recipe, rehearse
 from .views import Part, Views, in_order, views_of

@@ -21,7 +21,8 @@ from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_bytes
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
-from crowdlearn_host.runs.prepare import WIRE, Prepared
+from crowdlearn_host.runs.groups import WIRE
+from crowdlearn_host.runs.prepare import Prepared
 from crowdlearn_host.runs.results.choice import Choice, figure
 from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
 from crowdlearn_host.runs.results.losses import EpochLoss

@@ -1,0 +1,1 @@
+"""Mistakes in a run that are found before anything is exported."""
