@@ -12,9 +12,9 @@ from crowdlearn_host.runs.train import train
 
 
 def trained(prepared: Prepared, count: int, folder: Path, *, machine: str = "") -> Path:
-    """The folder of a finished run on `count` new phones, which may be of a processor of their own."""
+    """The folder of a finished run on `count` new phones, of a processor of their own or not; they stay."""
     with (
-        phones.running(count, folder / "home", machine=machine) as started,
+        phones.kept(count, folder / "home", machine=machine) as started,
         new_run(folder / "run", "", prepared, folder) as opened,
     ):
         serials = [phone.serial for phone in started]

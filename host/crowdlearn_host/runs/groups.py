@@ -80,6 +80,7 @@ def _settings(
         secure=sharing.secure,
         renews=renews(sharing.theta, sharing.tau, training.has_slots, groups),
         whole_program=prepared.whole.manifest.sha256 if prepared.whole else "",
+        chooses=prepared.config.validation is not None,
         takers=takers_of(plan, plan),
         without_samples=frozenset(number for number, kind in kinds.items() if not kind.samples),
         most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},

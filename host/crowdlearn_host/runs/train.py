@@ -91,6 +91,7 @@ async def train(
         synchronous=prepared.config.sharing.synchronous and not prepared.config.sharing.secure,
         sums=sums_of(prepared, f"{name}/{folder.id.hex()}", groups),
         on_checkpoint=lambda group, epoch, arrays: checkpoints(group, epoch, arrays),
+        on_choose=lambda: checkpoints.choose(),
         beginning=joint.beginning(f"{name}/{folder.id.hex()}", groups) if joint else None,
         begin_with=joint.begin_with if joint else lambda seed: None,
         checkpoint_each=prepared.config.checkpoints.evaluate == "group",

@@ -70,7 +70,8 @@ class GroupSection(Section):
     device with most charge left is dominator next; a simulation has no batteries.
 
     With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
-    down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
+    down to that many; without, it waits. With `keep_model` every device takes the group's model at the end,
+    or the one that validation chooses.
     """
 
     pieces: int = Field(default=3, ge=1, le=1000)

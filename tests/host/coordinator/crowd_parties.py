@@ -19,7 +19,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.coordinator.group import effects as do
-from crowdlearn_host.coordinator.group.events import Event, Joined, Left, Received, Stored
+from crowdlearn_host.coordinator.group.events import Chosen, Event, Joined, Left, Received, Stored
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
@@ -215,13 +215,12 @@ class Host:
             self.attached[number].down.append(encode_frame(frame))
 
     def carry_out(self) -> None:
-        effects, self.effects = self.effects, []
-        for effect in effects:
+        while self.effects:
             if self.effects_left is not None:
                 if self.effects_left == 0:
                     raise HostCrash
                 self.effects_left -= 1
-            self._effect(effect)
+            self._effect(self.effects.pop(0))
 
     def _effect(self, effect: do.Effect) -> None:
         match effect:
@@ -236,8 +235,9 @@ class Host:
                     self.commit = None
             case do.Send(device, frame):
                 self._send(device, frame)
-            case do.SendGlobal(device, generation, neurons):
-                for part in self.shared.parts(neurons):
+            case do.SendGlobal(device, generation, neurons, chosen):
+                model = self.disk["models"][0] if chosen else None
+                for part in self.shared.parts(neurons, model):
                     self._send(
                         device, pb.Frame(global_state=pb.GlobalState(generation=generation, part=part))
                     )
@@ -265,5 +265,8 @@ class Host:
                 self.commit = effect
             case do.Checkpoint(epoch):
                 self.disk["epochs"].append(epoch)
+                self.disk.setdefault("models", {})[epoch] = self.shared.model()
+            case do.Choose():
+                self.handle(Chosen())  # of the first epoch
             case do.Record(event, fields):
                 self.events.append((event, fields))

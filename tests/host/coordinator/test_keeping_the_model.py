@@ -16,6 +16,8 @@ from .crowd_parties import RUN
 from .tiny import LAYERS, whole
 
 SETTINGS = settings_for(epochs=1, whole_program=whole().sha256)
+CHOSEN = settings_for(epochs=2, whole_program=whole().sha256, chooses=True)
+"""Settings of a run whose first epoch is the best."""
 
 
 def kept_by(crowd: Crowd, number: int) -> dict[str, Floats]:
@@ -28,9 +30,10 @@ def kept_by(crowd: Crowd, number: int) -> dict[str, Floats]:
 
 def assert_all_have_it(crowd: Crowd) -> None:
     assert crowd.done
+    # One group that shares every weight: the server's model is the group's.
+    due = crowd.disk["models"][0] if crowd.settings.chooses else crowd.model()
     for phone in crowd.phones:
-        # One group that shares every weight: the server's model is the group's.
-        assert largest_difference(kept_by(crowd, phone.number), crowd.model()) == 0
+        assert largest_difference(kept_by(crowd, phone.number), due) == 0
 
 
 def handing_out(crowd: Crowd) -> bool:
@@ -45,6 +48,27 @@ def test_every_device_takes_the_model(tmp_path):
     assert {d.name for d in crowd.group.devices.values()} == set(crowd.told("kept")[-1]["devices"])
 
 
+def test_every_device_takes_the_model_that_validation_chose(tmp_path):
+    crowd = Crowd(tmp_path, CHOSEN)
+    crowd.run()
+    assert_all_have_it(crowd)
+    assert largest_difference(crowd.disk["models"][0], crowd.model()) > 0
+
+
+def test_a_chosen_model_needs_no_device_that_is_gone(tmp_path):
+    crowd = Crowd(tmp_path, CHOSEN)
+    crowd.run_until(lambda: handing_out(crowd))
+    for phone in crowd.phones:
+        crowd.crash(phone.number)
+    crowd.connect(3)
+    crowd.run()
+    crowd.wait(0.0)
+    crowd.wait(SETTINGS.grace_seconds + 1)
+    crowd.run()
+    assert crowd.done
+    assert largest_difference(kept_by(crowd, 3), crowd.disk["models"][0]) == 0
+
+
 def test_without_the_setting_nobody_does(tmp_path):
     crowd = Crowd(tmp_path, settings_for(epochs=1))
     crowd.run()
@@ -53,10 +77,11 @@ def test_without_the_setting_nobody_does(tmp_path):
 
 
 @pytest.mark.parametrize("victim", ["holder", "spare", "host"])
+@pytest.mark.parametrize("settings", [SETTINGS, CHOSEN], ids=["last", "chosen"])
 @pytest.mark.parametrize("nth", range(0, 40, 5))
-def test_whoever_dies_while_it_is_handed_out(victim, nth):
+def test_whoever_dies_while_it_is_handed_out(victim, nth, settings):
     with memory_folder() as folder:
-        crowd = Crowd(folder, SETTINGS, seed=nth)
+        crowd = Crowd(folder, settings, seed=nth)
         left: list[int] = [nth]
 
         def before(action: Action) -> None:

@@ -108,7 +108,7 @@ def take(member: Member, generation: Generation, sender: int | None, part: pb.St
     if partial is None:
         raise WireError("state arrived at a device that waits for none")
     check_provider(generation.assign, sender, part)
-    if sender is None:
+    if sender is None and not generation.assign.keep_program:
         generation.run.first_weights.check(part)
     partial.add(part)
     return check_complete(member, generation)

@@ -27,6 +27,8 @@ class SendGlobal:
     device: int
     generation: int
     neurons: tuple[Neurons, ...]
+    chosen: bool = False
+    """True for those of the epoch that validation chose."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Choose:
+    """All epochs are checkpointed, and the group waits for `Chosen`."""
+
+
+@dataclass(frozen=True)
 class SendPatch:
     """An order to send a device the shared weights of these neurons of each layer; `whole`: they are all its
     state.
@@ -132,6 +139,7 @@ Effect = (
     | Commit
     | Contribute
     | Checkpoint
+    | Choose
     | Record
 )
 

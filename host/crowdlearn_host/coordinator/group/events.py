@@ -81,6 +81,11 @@ class Drawn:
 
 
 @dataclass(slots=True)
+class Chosen:
+    """Validation has chosen an epoch of the run, whose model devices are to keep."""
+
+
+@dataclass(slots=True)
 class Barred:
     """A device may take no further part."""
 
@@ -88,4 +93,4 @@ class Barred:
     reason: str
 
 
-Event = Joined | Left | Received | Stored | Ticked | Owing | Summed | Stopped | Drawn | Barred
+Event = Joined | Left | Received | Stored | Ticked | Owing | Summed | Stopped | Drawn | Chosen | Barred

@@ -30,7 +30,7 @@ from .settings import Cut, Settings
 from .timing.deadlines import Watch
 from .timing.pace import Pace
 
-Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
+Phase = Literal["gathering", "forming", "running", "sharing", "paused", "choosing", "done", "stopped"]
 
 
 @dataclass
@@ -71,6 +71,8 @@ class Group:
     """Devices that keep the trained model."""
     enough: bool = False
     """True if training ends with the epoch that is under way: the host has seen that it does not help."""
+    chosen: bool = False
+    """True once training is over, and validation has chosen the epoch whose model devices keep."""
     held: bool = False
     """True if the group waits to begin until its first weights are drawn."""
     pace: Pace = field(init=False)

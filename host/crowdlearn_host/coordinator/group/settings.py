@@ -41,7 +41,8 @@ class Settings:
     A group that is not `alone` takes the global model's weights at the
     beginning of every round; where sharing `renews` all of them, no state moves between devices then. No
     part of a pass has fewer samples than `least_rows`, and so no device. With `whole_program`, the hash of
-    the whole network's program, every device gets the group's model at the end. `takers` are the devices that
+    the whole network's program, every device gets the group's model at the end; if validation `chooses`,
+    the host's of another epoch. `takers` are the devices that
     can afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
     dominator, and `most_samples` tells by device how many its memory was planned for. With `weigh_charge`
     the device with most charge left is dominator next. With `secret_order`
@@ -80,6 +81,7 @@ class Settings:
     secure: bool = False
     renews: bool = False
     whole_program: str = ""
+    chooses: bool = False
     takers: tuple[frozenset[int], ...] = ()
     without_samples: frozenset[int] = frozenset()
     most_samples: Mapping[int, int] = field(default_factory=dict)

@@ -43,6 +43,9 @@ class Hub(Protocol):
 
     def contribute(self, group: int, contribution: do.Contribute) -> None: ...
 
+    def choose(self, group: int) -> None:
+        """Have the model chosen that devices keep, once no group trains any more."""
+
     def fail(self, error: Exception) -> None: ...
 
     def finish(self) -> None:
@@ -216,13 +219,18 @@ class Performer:
                 self._hub.record(index, event, fields)
             case do.Contribute():
                 self._hub.contribute(index, effect)
+            case do.Choose():
+                self._hub.choose(index)
             case _ if to is None:
                 pass
             case do.Send(_, frame):
                 self._hub.send(to, frame)
-            case do.SendGlobal(_, generation, neurons):
-                if not self._hold_back(index, effect, to):
-                    self._hub.stream(to, generation, lambda: _global(shared.parts(neurons), generation))
+            case do.SendGlobal(_, generation, neurons, chosen):
+                model = self._store.chosen if chosen else None
+                if chosen or not self._hold_back(index, effect, to):
+                    self._hub.stream(
+                        to, generation, lambda: _global(shared.parts(neurons, model), generation)
+                    )
             case do.SendPatch(_, generation, neurons, whole):
                 if not self._hold_back(index, effect, to):
                     self._hub.stream(

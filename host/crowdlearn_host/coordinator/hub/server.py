@@ -16,7 +16,7 @@ from typing import Any
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION, Address, address_of, decode_frame
+from crowdlearn_device.protocol.frames import VERSION, Address, Floats, address_of, decode_frame
 from crowdlearn_device.transport.large_message import LargeMessage
 from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.connection import Connection
@@ -24,6 +24,7 @@ from websockets.asyncio.connection import Connection
 from crowdlearn_host.coordinator.first_weights.beginning import Beginning
 from crowdlearn_host.coordinator.group.effects import Contribute
 from crowdlearn_host.coordinator.group.events import (
+    Chosen,
     Event,
     Joined,
     Left,
@@ -35,6 +36,7 @@ from crowdlearn_host.coordinator.group.events import (
 )
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.handlers.table import handle
+from crowdlearn_host.coordinator.group.places import OVER
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -101,6 +103,8 @@ class Server:
     """The drawing of the first weights by all devices, if they are."""
     begin_with: Callable[[bytes], None] = lambda seed: None
     """Makes the first weights of a seed the global model's, on disk."""
+    on_choose: Callable[[], None] = lambda: None
+    """Has the model chosen that devices keep, and calls `chosen`; called once no group trains any more."""
     relays: Relays | None = None
     """Processes that relay for devices which dial in."""
     error: Exception | None = None
@@ -127,6 +131,8 @@ class Server:
             synchronous=self.synchronous,
             each=self.checkpoint_each,
         )
+        self._choosing: set[int] = set()
+        self._asked = False
         self._drawn: asyncio.Task[None] | None = None
         self._sums: SumPerformer | None = None
         if self.sums is None and any(group.settings.secure for group in self.groups):
@@ -141,6 +147,25 @@ class Server:
         if self.sums is not None and self._sums is not None:
             self.sums.ready(group, contribution)
             self._sums.perform()
+
+    def choose(self, group: int) -> None:
+        """Let a group that has trained wait for the model that its devices keep."""
+        self._choosing.add(group)
+        self._look_at_choice()
+
+    def _look_at_choice(self) -> None:
+        """Have the model chosen, once, when no group trains any more."""
+        if self._asked or not self._choosing:
+            return
+        if all(index in self._choosing or group.phase in OVER for index, group in enumerate(self.groups)):
+            self._asked = True
+            self.on_choose()
+
+    def chosen(self, model: Mapping[str, Floats]) -> None:
+        """Have devices keep the model that was chosen: float32 [neurons, ...] by array."""
+        self.store.chosen = model
+        for index in sorted(self._choosing):
+            self._handle(index, Chosen())
 
     def _change_sums(self, change: Callable[[SecureRounds], None]) -> None:
         """Let secure sums know what happened, if there are any, and carry out what follows."""
@@ -505,6 +530,7 @@ class Server:
                 self.groups[index].pace.restart()  # it is others who take their time
             self._change_sums(lambda sums: sums.tick(time.monotonic()))
             self._change_beginning(lambda beginning: beginning.tick(time.monotonic()))
+            self._look_at_choice()
             owing = set() if self.sums is None else self.sums.owing
             for index in range(len(self.groups)):
                 if self.sums is not None:

@@ -330,14 +330,21 @@ class RunFolder:
         """Make the global model after an epoch, counted from 0, the run's model. Raises RunError if its
         checkpoint is gone.
         """
+        path = self.checkpoint(epoch)
+        with self._on_disk("checkpoints"):
+            write_atomically(self.path / "model.safetensors", path.read_bytes())
+
+    def checkpoint(self, epoch: int) -> Path:
+        """Return the checkpoint after an epoch, counted from 0, that validation chose. Raises RunError if it
+        is gone.
+        """
         path = self.checkpoints().get(epoch)
         if path is None:
             raise RunError(
                 f"{self.path} has no checkpoint of epoch {epoch + 1}, which validation chose; the newest "
                 "model is in model.safetensors"
             )
-        with self._on_disk("checkpoints"):
-            write_atomically(self.path / "model.safetensors", path.read_bytes())
+        return path
 
     def checkpoints(self) -> dict[int, Path]:
         """Return the checkpoints that are kept, by their epoch, which count from 0."""

@@ -188,8 +188,12 @@ class SharedModel:
             model[spec.name] = average[spec.offset : spec.offset + prod(shape)].reshape(shape)
         return model
 
-    def parts(self, neurons: tuple[Neurons, ...]) -> Iterator[pb.StatePart]:
-        """Yield the global model's values for some neurons of each layer, as a device takes them."""
+    def parts(
+        self, neurons: tuple[Neurons, ...], model: Mapping[str, Floats] | None = None
+    ) -> Iterator[pb.StatePart]:
+        """Yield the global model's values for some neurons of each layer, as a device takes them; or those of
+        another `model`, float32 [neurons, ...] by array.
+        """
         for layer in dict.fromkeys(spec.layer for spec in self._arrays):
             a, b = neurons[layer]
             arrays = {}
@@ -197,7 +201,10 @@ class SharedModel:
                 if spec.layer == layer:
                     row = prod(spec.shape)
                     start = spec.offset + a * row
-                    values = self._window.averaged(start, start + (b - a) * row)
+                    if model is None:
+                        values = self._window.averaged(start, start + (b - a) * row)
+                    else:
+                        values = model[spec.name][a:b]
                     arrays[f"value/{spec.name}"] = values.reshape(b - a, *spec.shape)
             yield from state_parts(neurons, {layer: arrays}, layer, (a, b))
 

@@ -48,6 +48,8 @@ class Store:
 
     def __init__(self, folder: RunFolder, shared: SharedModel, *, synchronous: bool) -> None:
         self.shared = shared
+        self.chosen: Mapping[str, Floats] | None = None
+        """The model that validation chose, once it has."""
         self._folder = folder
         self._synchronous = synchronous
         self._pool = ThreadPoolExecutor(1, "crowdlearn-store")

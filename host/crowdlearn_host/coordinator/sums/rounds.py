@@ -22,7 +22,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 
 from crowdlearn_host.coordinator.group.effects import Contribute
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.places import OVER
+from crowdlearn_host.coordinator.group.places import TRAINED
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.secure_sharing import least_contributors
@@ -175,7 +175,7 @@ class SecureRounds:
         paused = {index for index, group in enumerate(self._groups) if group.phase == "paused"}
         self._paused = {index: self._paused.get(index, now) for index in paused}
         long = {index for index, since in self._paused.items() if now - since >= self._patience}
-        self._resting = long | {index for index, group in enumerate(self._groups) if group.phase in OVER}
+        self._resting = long | {index for index, group in enumerate(self._groups) if group.phase in TRAINED}
         self._look()
 
     def released(self) -> None:
@@ -228,7 +228,7 @@ class SecureRounds:
 
     def _begin(self) -> bool:
         """Begin an attempt if every group that is waited for is at the end of a round."""
-        under_way = {index for index, group in enumerate(self._groups) if group.phase not in OVER}
+        under_way = {index for index, group in enumerate(self._groups) if group.phase not in TRAINED}
         under_way -= self._refused
         waited = under_way - self._resting
         if not waited or not waited <= self._ready.keys():
@@ -237,7 +237,7 @@ class SecureRounds:
         sharing = {index: self._ready[index] for index in sorted(waited) if self._ready[index].place == place}
         fewest = min(self._samples(index) for index in sharing)
         least = least_contributors(self._terms.rank, fewest)
-        finished = any(group.phase == "done" for group in self._groups)
+        finished = any(group.phase in ("choosing", "done") for group in self._groups)
         if len(under_way) < least and not finished:
             self.effects.append(
                 Stop(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_export.graph.weights import state_of
+from crowdlearn_export.graph.weights import arrays_of, state_of
 from safetensors.torch import load_file
 
 from crowdlearn_host.common.files import read_lines
@@ -169,6 +169,22 @@ class Checkpoints:
         for group in self._server.groups:
             group.enough = True
         self._server.tell("enough", self._choice.told)
+
+    def choose(self) -> None:
+        """Have devices keep the model that validation chooses, once all that wait are evaluated."""
+        self._pool.submit(self._choose)
+
+    def _choose(self) -> None:
+        """Read the chosen model, in the thread that evaluates: what came before is evaluated then."""
+        prepared = self._prepared
+        try:
+            assert self._choice is not None
+            state = load_file(self._folder.checkpoint(self._choice.best))
+            model = arrays_of(prepared.graph, state, prepared.plan.order)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._server.fail, error)
+        else:
+            self._loop.call_soon_threadsafe(self._server.chosen, model)
 
     def _tell(self, event: str, fields: dict[str, Any]) -> None:
         self._loop.call_soon_threadsafe(self._server.tell, event, fields)

@@ -92,7 +92,7 @@ def swap_slow(group: Group) -> Effects:
 
 def assign(group: Group, holders: tuple[int, ...], keepers: tuple[int, ...] = ()) -> Effects:
     """Begin a new generation: these devices hold the pieces, from the newest point on. With keepers no
-    device does: they take all pieces of the point and keep them.
+    device does: they take all pieces of the point, or of the model that is chosen, and keep them.
     """
     if over := beyond(group.cut.takers, holders):
         told = ", ".join(f"piece {piece} on {group.name(device)}" for piece, device in over)
@@ -103,7 +103,7 @@ def assign(group: Group, holders: tuple[int, ...], keepers: tuple[int, ...] = ()
     group.generation += 1
     group.phase = "forming"
     group.holders = holders
-    source = newest if newest and newest.generation else None
+    source = newest if newest and newest.generation and not (keepers and group.chosen) else None
     providing = tuple(points.providers(source, group.live, needed) or ()) if source else ()
     helping = points.helping(source, providing, group.live, needed) if source else ()
     group.forming = Forming(holders, keepers, source, providing, helping)

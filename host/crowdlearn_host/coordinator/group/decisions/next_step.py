@@ -10,6 +10,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 
 from crowdlearn_host.coordinator.group.effects import (
     Checkpoint,
+    Choose,
     Contribute,
     Effects,
     Forget,
@@ -48,6 +49,9 @@ def resume(group: Group) -> Effects:
     """
     points = group.restore_points
     if group.phase in ("done", "stopped"):
+        return
+    if group.chosen:  # the model that devices keep is the host's: no device has to give any of it
+        yield from _end(group)
         return
     if not points.points and (group.held or not group.gathered):
         group.phase = "gathering"
@@ -198,7 +202,12 @@ def _end(group: Group) -> Effects:
         if not group.schedule.epoch:
             yield from stop(group, budget.unaffordable)
             return
-    if group.settings.whole_program:
+    if settings.whole_program:
+        if settings.chooses and not group.chosen:
+            group.phase = "choosing"
+            yield Save()
+            yield Choose()
+            return
         if group.live - group.has_model:
             yield from assign(group, group.holders, keepers=tuple(sorted(group.live)))
             return

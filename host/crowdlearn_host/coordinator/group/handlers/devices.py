@@ -10,7 +10,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host.coordinator.group.attendance import FULL
 from crowdlearn_host.coordinator.group.decisions.next_step import recover, resume
 from crowdlearn_host.coordinator.group.effects import Effects, Save, record, send
-from crowdlearn_host.coordinator.group.events import Barred, Drawn, Joined, Left
+from crowdlearn_host.coordinator.group.events import Barred, Chosen, Drawn, Joined, Left
 from crowdlearn_host.coordinator.group.group import Group
 
 
@@ -37,6 +37,13 @@ def on_drawn(group: Group, event: Drawn) -> Effects:
     """Begin, if the group was held back."""
     group.held = False
     if group.phase in ("gathering", "paused"):
+        yield from resume(group)
+
+
+def on_chosen(group: Group, event: Chosen) -> Effects:
+    """Have devices keep the chosen model, if the group waits for it."""
+    if group.phase == "choosing":
+        group.chosen = True
         yield from resume(group)
 
 

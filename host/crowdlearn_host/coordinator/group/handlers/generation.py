@@ -37,7 +37,8 @@ def _exchange(group: Group) -> Effects:
         yield send(device, keys=keys)
     if point is None and not group.patched:
         for device, neurons in forming.due(group.layout):
-            yield SendGlobal(device, group.generation, neurons)
+            chosen = bool(forming.keepers) and group.chosen
+            yield SendGlobal(device, group.generation, neurons, chosen)
     if point is not None:
         for piece, (provider, is_stored) in enumerate(forming.providing):
             if is_stored:

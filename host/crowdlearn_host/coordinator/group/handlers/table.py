@@ -8,6 +8,7 @@ from typing import Any
 from crowdlearn_host.coordinator.group.effects import Effect, Effects, record
 from crowdlearn_host.coordinator.group.events import (
     Barred,
+    Chosen,
     Drawn,
     Event,
     Joined,
@@ -68,6 +69,7 @@ EVENTS: Mapping[type[Event], Callable[[Group, Any], Effects]] = {
     Summed: sharing.on_summed,
     Stopped: failing.on_stopped,
     Drawn: devices.on_drawn,
+    Chosen: devices.on_chosen,
     Barred: devices.on_barred,
 }
 """The handler of each event."""
