@@ -58,104 +58,128 @@ async def train(
     Raises TrainingError if training stopped before its end, and RunError where the folder's disk ended it;
     what was reached is in the folder.
     """
-    fleet = prepared.config.fleet
-    groups = [
-        Group(settings) if saved is None else Group.from_json(settings, saved)
-        for number, settings in enumerate(groups_of(prepared, len(serials) + fleet.joining))
-        for saved in [folder.load_group(number)]
-    ]
-    seats = prepared.plan.seats
-    numbers = tuple(seats.values()) or range(len(serials))
-    losses = EpochLoss(read_lines(folder.path / "metrics.jsonl"))
+    run = _Training(prepared, serials, folder, on_event, make_server)
+    await run.until_over(key, interrupt or Interrupt(), extra)
+    return await run.result()
 
-    energy = EnergyCount(
-        prepared.plan,
-        read_lines(folder.path / "events.jsonl"),
-        read_lines(folder.path / "metrics.jsonl"),
-    )
 
-    def tell(event: str, fields: dict[str, Any]) -> None:
-        losses.take(event, fields)
-        energy.take(event, fields)
-        on_event(event, fields)
+class _Training:
+    """A run's server with what listens to it: its groups, losses, joules and checkpoints."""
 
-    name = folder.path.resolve().name
-    shared = shared_model_of(prepared, len(groups), audit_of(prepared))
-    joint = JointWeights(prepared, folder, shared) if prepared.config.joint_weights else None
-    server = make_server(
-        run=name,
-        groups=groups,
-        folder=folder,
-        shared=shared,
-        on_event=tell,
-        synchronous=prepared.config.sharing.synchronous and not prepared.config.sharing.secure,
-        sums=sums_of(prepared, f"{name}/{folder.id.hex()}", groups),
-        on_checkpoint=lambda group, epoch, arrays: checkpoints(group, epoch, arrays),
-        on_choose=lambda: checkpoints.choose(),
-        beginning=joint.beginning(f"{name}/{folder.id.hex()}", groups) if joint else None,
-        begin_with=joint.begin_with if joint else lambda seed: None,
-        checkpoint_each=prepared.config.checkpoints.evaluate == "group",
-        programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
-        seats=seats,
-        seat_order=() if seats else in_turn([group.settings.devices for group in groups]),
-    )
-    server.traffic.restore(folder.load_traffic())
-    checkpoints = Checkpoints(prepared, folder, server, losses)
-    checkpoints.catch_up()
-    files = device_files(prepared, len(serials))
-    places = {name: place for place, name in enumerate(seats)}
-    async with AsyncExitStack() as stack:
-        if (told := prepared.config.metrics.listen) is not None:
-            joules = partial(_joules, energy, server)
-            await stack.enter_async_context(exposed(server, told, joules))
-        reach = Reach(
-            server,
+    def __init__(
+        self,
+        prepared: Prepared,
+        serials: Sequence[str],
+        folder: RunFolder,
+        on_event: OnEvent,
+        make_server: type[Server],
+    ) -> None:
+        self._prepared, self._serials, self._folder, self._on_event = prepared, serials, folder, on_event
+        config, plan = prepared.config, prepared.plan
+        self._groups = groups = [
+            Group(settings) if saved is None else Group.from_json(settings, saved)
+            for number, settings in enumerate(groups_of(prepared, len(serials) + config.fleet.joining))
+            for saved in [folder.load_group(number)]
+        ]
+        name = folder.path.resolve().name
+        unique = f"{name}/{folder.id.hex()}"
+        self._losses = EpochLoss(read_lines(folder.path / "metrics.jsonl"))
+        events = read_lines(folder.path / "events.jsonl")
+        self._energy = EnergyCount(plan, events, read_lines(folder.path / "metrics.jsonl"))
+        shared = shared_model_of(prepared, len(groups), audit_of(prepared))
+        joint = JointWeights(prepared, folder, shared) if config.joint_weights else None
+        self._server = make_server(
+            run=name,
+            groups=groups,
+            folder=folder,
+            shared=shared,
+            on_event=self._tell,
+            synchronous=config.sharing.synchronous and not config.sharing.secure,
+            sums=sums_of(prepared, unique, groups),
+            on_checkpoint=lambda group, epoch, arrays: self._checkpoints(group, epoch, arrays),
+            on_choose=lambda: self._checkpoints.choose(),
+            beginning=joint.beginning(unique, groups) if joint else None,
+            begin_with=joint.begin_with if joint else lambda seed: None,
+            checkpoint_each=config.checkpoints.evaluate == "group",
+            programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
+            seats=plan.seats,
+            seat_order=() if plan.seats else in_turn([group.settings.devices for group in groups]),
+        )
+        self._server.traffic.restore(folder.load_traffic())
+        self._checkpoints = Checkpoints(prepared, folder, self._server, self._losses)
+        self._checkpoints.catch_up()
+
+    async def until_over(self, key: Path | None, interrupt: Interrupt, extra: Sequence[str]) -> None:
+        """Reach the devices, and return once the run is over or interrupted.
+
+        Raises the error by which the server or a connection failed.
+        """
+        server = self._server
+        async with AsyncExitStack() as stack:
+            if (listen := self._prepared.config.metrics.listen) is not None:
+                joules = partial(_joules, self._energy, server)
+                await stack.enter_async_context(exposed(server, listen, joules))
+            links: list[asyncio.Task[None]] = []
+            reach = self._reach(key, extra)
+            for carrier in CARRIERS:
+                if carrier.wanted(reach):
+                    links += await stack.enter_async_context(carrier.reaching(reach))
+            joining = self._prepared.config.fleet.joining
+            self._on_event("gathering", {"named": list(self._serials), "joining": joining})
+            ticking, asking, over = (
+                asyncio.create_task(each) for each in (server.ticking(), interrupt.wait(), server.over.wait())
+            )
+            stack.push_async_callback(cancelled, [ticking, asking, over])
+            waiting = {asking, over, ticking, *links}
+            while not (asking.done() or over.done()):
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                broken = [task for task in done if task in (ticking, *links) and task.exception()]
+                if broken:
+                    await server.stop(str(broken[0].exception()))
+                    await broken[0]
+                if links and not joining:
+                    hopeless = [group for group in self._groups if _cannot_go_on(group)]
+                    if hopeless or not waiting & set(links):
+                        await server.stop(_too_few(hopeless or self._groups))
+            if server.over.is_set():
+                await server.close()
+            else:
+                await server.stop(f"interrupted; go on with: crowdlearn train --resume {self._folder.path}")
+            if links:
+                await asyncio.wait(links, timeout=GOODBYE_SECONDS)
+        if server.error is not None:
+            raise server.error
+        self._folder.save_traffic(server.traffic.rows())
+        for group in self._groups:
+            if group.phase != "done":
+                raise (Interrupted if interrupt.asked else TrainingError)(group.reason)
+
+    async def result(self) -> Evaluation | None:
+        """Return the last evaluation, once its checkpoint is in the folder."""
+        return await self._checkpoints.finish()
+
+    def _reach(self, key: Path | None, extra: Sequence[str]) -> Reach:
+        """Return what carriers need to know to reach the devices."""
+        prepared, seats = self._prepared, self._prepared.plan.seats
+        files = device_files(prepared, len(self._serials))
+        places = {name: place for place, name in enumerate(seats)}
+        return Reach(
+            self._server,
             prepared.config,
-            on_event,
+            self._on_event,
             default_home(),
-            serials,
-            numbers,
+            self._serials,
+            tuple(seats.values()) or range(len(self._serials)),
             lambda place, name: _files_for(places, files, place, name),
             key,
             extra,
             prepared.plan.class_of,
         )
-        links: list[asyncio.Task[None]] = []
-        for carrier in CARRIERS:
-            if carrier.wanted(reach):
-                links += await stack.enter_async_context(carrier.reaching(reach))
-        on_event("gathering", {"named": list(serials), "joining": fleet.joining})
-        ticking = asyncio.create_task(server.ticking())
-        stack.push_async_callback(cancelled, [ticking])
-        asking = asyncio.create_task((interrupt or Interrupt()).wait())
-        stack.push_async_callback(cancelled, [asking])
-        over = asyncio.create_task(server.over.wait())
-        stack.push_async_callback(cancelled, [over])
-        waiting = {asking, over, ticking, *links}
-        while not (asking.done() or over.done()):
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            broken = [task for task in done if task in (ticking, *links) and task.exception()]
-            if broken:
-                await server.stop(str(broken[0].exception()))
-                await broken[0]
-            if links and not fleet.joining:
-                hopeless = [group for group in groups if _cannot_go_on(group)]
-                if hopeless or not waiting & set(links):
-                    await server.stop(_too_few(hopeless or groups))
-        if not server.over.is_set():
-            await server.stop(f"interrupted; go on with: crowdlearn train --resume {folder.path}")
-        else:
-            await server.close()
-        if links:
-            await asyncio.wait(links, timeout=GOODBYE_SECONDS)
-    if server.error is not None:
-        raise server.error
-    folder.save_traffic(server.traffic.rows())
-    for group in groups:
-        if group.phase != "done":
-            stopped = interrupt is not None and interrupt.asked
-            raise (Interrupted if stopped else TrainingError)(group.reason)
-    return await checkpoints.finish()
+
+    def _tell(self, event: str, fields: dict[str, Any]) -> None:
+        self._losses.take(event, fields)
+        self._energy.take(event, fields)
+        self._on_event(event, fields)
 
 
 def in_turn(sizes: Sequence[int]) -> list[int]:
