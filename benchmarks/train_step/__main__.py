@@ -106,7 +106,7 @@ def compiled(model: str, memory: MemoryUse = "fastest") -> dict[str, Any]:
             "arena_bytes": program.arena_bytes,
             "compile_s": seconds,
         },
-        "products": products(lower(step.method.function, step.method.example, step.method.batched)),
+        "products": products(lower(step.method.function, step.method.example, step.method.batched), 32),
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest_reader import read_manifest
+from crowdlearn_export.compiler.compile import CompiledProgram, Method, compile_program
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import (
     SliceProgram,
@@ -74,3 +75,23 @@ def test_a_program_that_cannot_be_kept_serves_all_the_same(measured: SliceProgra
 def test_another_name_of_the_same_network_is_no_other_program(graph: NeuronGraph) -> None:
     assert cache_key(replace(graph, name="another run")) == cache_key(graph)
     assert cache_key(replace(graph, frozen=("0.weight",))) != cache_key(graph)
+
+
+def test_the_largest_batch_decides_and_not_the_example() -> None:
+    """Products, elementwise operations and sums that are large for one of these batches alone."""
+    weight = torch.randn(128, 96)
+
+    def step(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = torch.tanh(x @ weight)
+        return y, (y * y).sum(0)
+
+    def program(rows: int, max_batch: int) -> CompiledProgram:
+        method = Method("step", step, (torch.randn(rows, 128), weight), (0,))
+        return compile_program([method], max_batch=max_batch)
+
+    assert program(5, 4).backends["step"] == "portable"
+    assert program(5, 400).backends["step"] == "xnnpack"
+    assert program(5, 400) == program(17, 400)
+    few, many = program(5, 10), program(5, 400)
+    assert few.backends == many.backends
+    assert few.operators > many.operators  # its tanh, product and sum are too small

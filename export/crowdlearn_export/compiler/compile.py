@@ -28,7 +28,8 @@ from crowdlearn_export.lowering.passes.order import free_early
 from crowdlearn_export.lowering.passes.recompute import recompute
 from crowdlearn_export.lowering.passes_in_place import passes_in_place
 from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
-from crowdlearn_export.lowering.workspace import bytes_of, workspace_bytes
+from crowdlearn_export.lowering.sizes import bytes_of
+from crowdlearn_export.lowering.workspace import workspace_bytes
 
 from .exported import exported, without_debug_handles
 from .linker import link
@@ -94,12 +95,12 @@ def compile_program(
 ) -> CompiledProgram:
     """Compile `methods` into one program for batches of 1 to `max_batch`.
 
-    Every method gets the backend that its products suggest unless `backend` names one for all. With less
-    `memory` than the fastest program takes, some of what gradients need is computed again. Raises
-    LoweringError for an operation that no phone can run correctly.
+    Every method gets the backend that its products suggest at the largest batch, unless `backend` names one
+    for all. With less `memory` than the fastest program takes, some of what gradients need is computed again.
+    Raises LoweringError for an operation that no phone can run correctly.
     """
     lowered = lower_methods(methods)
-    backends = {name: backend or choose_backend(graph) for name, graph in lowered.items()}
+    backends = {name: backend or choose_backend(graph, max_batch) for name, graph in lowered.items()}
     return compile_lowered(methods, lowered, backends, max_batch, memory)
 
 
@@ -144,10 +145,10 @@ def _compile(
 ) -> CompiledProgram:
     """Return a program of one method, which takes time and memory for that one alone."""
     name = method.name
-    max_batch = max((max_batch, *(method.example[i].shape[0] for i in method.batched)))
-    size = partial(bytes_of, max_batch=max_batch)
-    prepared = recompute(prepare(lowered, backend), size, memory)
-    program = exported(prepared, method.example, method.batched, max_batch)
+    planned = max((max_batch, *(method.example[i].shape[0] for i in method.batched)))
+    size = partial(bytes_of, batch=planned)
+    prepared = recompute(prepare(lowered, backend, max_batch), size, memory)
+    program = exported(prepared, method.example, method.batched, planned)
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     preserved = _Distinct([torch.ops.aten.linear.default])
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=preserved)
@@ -156,7 +157,7 @@ def _compile(
     _drop_copies(edge.exported_program(name))
     edge = delegate(edge, {name: backend}, max_batch)
     free_early(edge.exported_program(name).graph_module, size)
-    workspace = workspace_bytes(edge.exported_program(name), max_batch)
+    workspace = workspace_bytes(edge.exported_program(name), planned)
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
     planning = InPlacePlanning(method.updates)

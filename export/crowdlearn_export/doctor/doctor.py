@@ -108,14 +108,14 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
         objective = Objective(loss, loss.targets(*outputs), inputs, outputs[-1])
         step = step_of(model, objective)
         lowered = lower_methods(step.methods)
-        backends = {name: choose_backend(graph) for name, graph in lowered.items()}
+        backends = {name: choose_backend(graph, len(inputs)) for name, graph in lowered.items()}
         program = compile_lowered(step.methods, lowered, backends, len(inputs))
     except Exception as error:  # the exporter fails in as many ways as there are models
         untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
         why = "; ".join(untrained) or in_words(error)
         return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen, notes=doubts)
     modules = tuple(each if each.trains else replace(each, trains=True, reason=ALONE) for each in modules)
-    graph = lowered[TRAIN_STEP]
+    counted = multiplications(lowered[TRAIN_STEP], len(inputs))
     errors = gradient_errors(model, step, objective, ExecuTorchExecutor(program.pte))
     return Diagnosis(
         modules,
@@ -125,8 +125,8 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
         program.arena_bytes + program.workspace_bytes,
         weights,
         backends[TRAIN_STEP],
-        multiplications(graph),
-        near_border(multiplications(graph)),
+        counted,
+        near_border(counted),
         *errors,
         frozen,
         doubts,

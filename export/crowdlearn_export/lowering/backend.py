@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import inf, prod
 from typing import Any, Literal
@@ -13,21 +13,22 @@ from executorch.backends.xnnpack.partition.config import generic_node_configs as
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig, MMConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeProgramManager, lowered_backend_module
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
 
-from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_in_stages
+from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, sums_in_stages
 from crowdlearn_export.lowering.passes.order import apart, sort_in_place
+from crowdlearn_export.lowering.passes.simplify import turn_large_weights
 
 from .shortcuts import replaced
-from .workspace import bytes_of
+from .sizes import bytes_of, dimension, elements
 from .xnnpack_parts import many_parts
 
 aten = torch.ops.aten
 
 Backend = Literal["portable", "xnnpack"]
 WORTHWHILE = 100_000
-"""Multiplications in a method's matrix products, for the example batch, from which XNNPACK pays for its
+"""Multiplications in a method's matrix products, at the largest batch, from which XNNPACK pays for its
 calls.
 """
 
@@ -56,47 +57,55 @@ ELEMENTWISE = [
 ]
 
 LARGE = 4096
-"""Elements of an elementwise result, for the example batch, from which XNNPACK pays for its call."""
+"""Elements of an elementwise result, at the largest batch, from which XNNPACK pays for its call."""
 
 LARGE_SUM = 32768
-"""Numbers to be added, for the example batch, from which XNNPACK pays for a multiplication by their count."""
+"""Numbers to be added, at the largest batch, from which XNNPACK pays for a multiplication by their count."""
 
 APART = 1 << 20
 """Bytes that a group of operations must free to be a part of its own, which costs a call more."""
 
 
-def choose_backend(module: GraphModule) -> Backend:
-    """Choose XNNPACK for a lowered method with matrix products of some size, else ExecuTorch's own
-    kernels.
+def choose_backend(module: GraphModule, batch: int) -> Backend:
+    """Choose XNNPACK for a lowered method with matrix products of some size at this batch, else ExecuTorch's
+    own kernels.
     """
-    return "xnnpack" if multiplications(module) >= WORTHWHILE else "portable"
+    return "xnnpack" if multiplications(module, batch) >= WORTHWHILE else "portable"
 
 
-def multiplications(module: GraphModule) -> int:
-    """Count those in the matrix products of a lowered method, for its example batch."""
-    return sum(map(prod, products(module)))
+def multiplications(module: GraphModule, batch: int) -> int:
+    """Count those in the matrix products of a lowered method at this batch."""
+    return sum(map(prod, products(module, batch)))
 
 
-def products(module: GraphModule) -> list[tuple[int, int, int]]:
-    """Return the matrix products of a lowered method for the example batch: rows, inner size, columns."""
+def products(module: GraphModule, batch: int) -> list[tuple[int, int, int]]:
+    """Return the matrix products of a lowered method at this batch: rows, inner size, columns."""
     found = []
     for node in module.graph.nodes:
         if node.target in (aten.mm.default, aten.addmm.default, aten.bmm.default):
-            left, right = (argument.meta["val"].shape for argument in node.args[-2:])
-            found.append((prod(map(hinted, left[:-1])), hinted(left[-1]), hinted(right[-1])))
+            left, right = _shapes(node.args[-2:], batch)
+            found.append((prod(left[:-1]), left[-1], right[-1]))
         elif node.target is aten.linear.default:
-            left, right = (argument.meta["val"].shape for argument in node.args[:2])
-            found.append((prod(map(hinted, left[:-1])), hinted(left[-1]), hinted(right[0])))
+            left, right = _shapes(node.args[:2], batch)
+            found.append((prod(left[:-1]), left[-1], right[0]))
     return found
 
 
-def prepare(module: GraphModule, backend: Backend) -> GraphModule:
-    """Return a lowered method in the form that its backend computes fastest."""
-    return sums_in_stages(module, LARGE_SUM if backend == "xnnpack" else inf)
+def _shapes(operands: Sequence[Node], batch: int) -> Iterator[list[int]]:
+    for operand in operands:
+        yield [dimension(size, batch) for size in operand.meta["val"].shape]
+
+
+def prepare(module: GraphModule, backend: Backend, batch: int) -> GraphModule:
+    """Return a lowered method in the form that its backend computes fastest at this batch."""
+    staged = sums_in_stages(module, LARGE_SUM if backend == "xnnpack" else inf, batch)
+    return turn_large_weights(staged, batch)
 
 
 def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batch: int) -> EdgeProgramManager:
-    """Return `edge` with the methods whose backend is XNNPACK delegated to it."""
+    """Return `edge` with the methods whose backend is XNNPACK delegated to it: what is large enough at the
+    largest batch.
+    """
     parts = {name: _Partitioner(max_batch) for name, chosen in backends.items() if chosen == "xnnpack"}
     if not parts:
         return edge
@@ -121,8 +130,8 @@ class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]
     """
 
     def __init__(self, max_batch: int) -> None:
-        self._size = partial(bytes_of, max_batch=max_batch)
-        configs = [*PRODUCTS, *(_only_large(config) for config in ELEMENTWISE)]
+        self._size = partial(bytes_of, batch=max_batch)
+        configs = [*PRODUCTS, *(_only_large(config, max_batch) for config in ELEMENTWISE)]
         super().__init__(configs=configs, force_non_static_weights_for_f32_linear=True)
 
     def generate_partitions(self, program: torch.export.ExportedProgram) -> list[Partition]:
@@ -134,12 +143,14 @@ class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]
         return False  # it would warn of a use that is meant here: the graph is decomposed already
 
 
-def _only_large(config: Any) -> Any:
-    """Return the same partitioner configuration, for nodes that make or read enough to be worth a call."""
+def _only_large(config: Any, batch: int) -> Any:
+    """Return the same partitioner configuration, for nodes that make or read enough at this batch to be worth
+    a call.
+    """
 
     class OnlyLarge(config):  # type: ignore[misc]
         def check_constraints(self, node: torch.fx.Node, program: torch.export.ExportedProgram) -> bool:
-            size = max(elements(n.meta["val"]) for n in (node, *node.all_input_nodes))
+            size = max(elements(n.meta["val"], batch) for n in (node, *node.all_input_nodes))
             return size >= LARGE and super().check_constraints(node, program)
 
     return OnlyLarge

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
-from typing import Any
 
-import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+
+from .sizes import bytes_of
 
 PRODUCTS = ("aten.mm.", "aten.addmm.", "aten.linear.", "aten.bmm.")
 
@@ -48,18 +47,3 @@ def _largest(module: GraphModule, max_batch: int) -> int:
         most = max(most, live + packed)
         live -= sum(bytes_of(done, max_batch) for done in ending.pop(i, []))
     return most
-
-
-def bytes_of(node: Any, max_batch: int) -> int:
-    """Return the bytes of a node's tensor at the largest batch; 0 for what is none."""
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        return 0
-    return value.element_size() * prod(_dimension(size, max_batch) for size in value.shape)
-
-
-def _dimension(size: int | torch.SymInt, max_batch: int) -> int:
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, max_batch)))

@@ -105,7 +105,9 @@ def _written(graph: Any) -> bytes:
 
 
 class _Downstream:
-    """The nodes that depend on each node, directly or not, as bits."""
+    """The nodes that depend on each node, directly or not, as bits. Those of a complete part have all that
+    depends on any of them: a part runs at once.
+    """
 
     def __init__(self, module: GraphModule) -> None:
         nodes = list(module.graph.nodes)
@@ -115,6 +117,19 @@ class _Downstream:
         for i in reversed(range(len(nodes))):
             for user in nodes[i].users:
                 self.down[i] |= self.bit[user] | self.down[self.bit[user].bit_length() - 1]
+        self._growing: int | None = None
+
+    def grow(self, number: int, parts: Any) -> None:
+        """Know that the part of this number is the one that others join now: the one before is complete."""
+        if self._growing not in (None, number) and len(nodes := parts[self._growing].nodes) > 1:
+            inside = sum(self.bit[node] for node in nodes)
+            at_once = inside
+            for node in nodes:
+                at_once |= self.down[self.bit[node].bit_length() - 1]
+            for i, down in enumerate(self.down):
+                if (1 << i | down) & inside:
+                    self.down[i] = down | at_once
+        self._growing = number
 
 
 def _touch(depends: _Downstream, first: Any, second: Any) -> bool:
@@ -127,10 +142,12 @@ def _touch(depends: _Downstream, first: Any, second: Any) -> bool:
 
 
 def _may_merge(self: Any, first: int, second: int, parts: Any) -> bool:
-    """Return whether nothing outside of two parts lies on a way from one of their nodes to another. Where
-    values are computed again, one of them must also read the other, on one side of the moment of most memory.
+    """Return whether nothing outside of two parts lies on a way from one of their nodes to another: no node,
+    and no other part, which ExecuTorch does not look for. Where values are computed again, one of them must
+    also read the other, on one side of the moment of most memory.
     """
     depends: _Downstream = self.dependency_viewer
+    depends.grow(first, parts)
     nodes: list[Node] = [*parts[first].nodes, *parts[second].nodes]
     inside = users = 0
     for node in nodes:

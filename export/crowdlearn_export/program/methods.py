@@ -19,7 +19,7 @@ from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.lowering.backend import choose_backend, multiplications
 from crowdlearn_export.stages.stage import Stage
 
-REVISION = 16
+REVISION = 17
 """Part of every key: raise it when the same model must give another program."""
 
 METHOD = "method"
@@ -28,7 +28,7 @@ METHOD = "method"
 
 @dataclass(frozen=True)
 class CompiledMethod:
-    """A program of one method, and the multiplications in its matrix products for the example batch."""
+    """A program of one method, and the multiplications in its matrix products at the largest batch."""
 
     program: CompiledProgram
     multiplications: int
@@ -76,9 +76,10 @@ class Methods:
         method = replace(stage.method, name=METHOD)
         lowered = lower_methods([method])
         graph = lowered[METHOD]
-        chosen = {METHOD: backend or choose_backend(graph)}
+        chosen = {METHOD: backend or choose_backend(graph, self.max_batch)}
         return CompiledMethod(
-            compile_lowered([method], lowered, chosen, self.max_batch, self.memory), multiplications(graph)
+            compile_lowered([method], lowered, chosen, self.max_batch, self.memory),
+            multiplications(graph, self.max_batch),
         )
 
     def _keep(self, path: Path, compiled: CompiledMethod) -> CompiledMethod:

@@ -21,8 +21,6 @@ from .ghosts import Ghost, added, by_autograd, clipped, ghosts_of, returned_on
 from .region import LossRegion
 from .stage import Stage, as_stage
 
-LEAST = 40
-"""Samples of a micro-batch by which XNNPACK gets its operations: those of DP-SGD are large."""
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
 
@@ -41,7 +39,7 @@ class ClippedRegion(LossRegion):
         """
         if self._spec == self._plain:  # nothing learns here
             return super().gradients()
-        return as_stage(self._spec, self._function, self._reference, self._kind(self._spec), least=LEAST)
+        return as_stage(self._spec, self._function, self._reference, self._kind(self._spec))
 
     def _function(self, *given: Tensor) -> tuple[Tensor, ...]:
         *rest, factor, clip = given

@@ -16,6 +16,8 @@ from crowdlearn_export.compiler.compile import Method
 
 POSITIVE = ("mask", "scale", "rate", "second_moment", "factor", "clip")
 """The roles of ports whose numbers are not negative."""
+FEWEST = 5
+"""Samples of an example, if no other size is as large. Arenas are planned for at least as many."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,12 @@ def as_stage(
     reference: Callable[..., tuple[Tensor, ...]],
     kind: str,
     updates: Mapping[int, int] | None = None,
-    *,
-    least: int = 5,
 ) -> Stage:
-    """Return a stage whose example has a batch unlike its other sizes, of `least` samples or more: what
-    XNNPACK takes goes by it.
-
-    Tensors are of the ports' shapes [B, ...].
+    """Return a stage whose example has a batch unlike its other sizes. Tensors are of the ports' shapes
+    [B, ...].
     """
     batched = tuple(i for i, port in enumerate(spec.inputs) if port.shape and port.shape[0] == "B")
-    example = example_inputs(spec.inputs, _example_batch(spec.inputs, least), torch.Generator())
+    example = example_inputs(spec.inputs, _example_batch(spec.inputs), torch.Generator())
     return Stage(Method(spec.name, function, example, batched, updates or {}), spec, reference, kind)
 
 
@@ -75,10 +73,10 @@ def numbered(ports: Sequence[Port], modules: Sequence[str], edges: Sequence[int]
     ]
 
 
-def _example_batch(ports: Sequence[Port], least: int) -> int:
+def _example_batch(ports: Sequence[Port]) -> int:
     """Return a batch unlike every other dimension: tracing takes equal sizes for the same size."""
     taken = {dim for port in ports for dim in port.shape}
-    return next(batch for batch in range(least, least + len(taken) + 1) if batch not in taken)
+    return next(batch for batch in range(FEWEST, FEWEST + len(taken) + 1) if batch not in taken)
 
 
 def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:

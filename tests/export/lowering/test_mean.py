@@ -47,19 +47,19 @@ def targets(module):
 def test_only_large_sums_become_means():
     x = torch.randn(8, 64, 4)
     module = lower(lambda x: x.reshape(-1, 4).sum(0), (x,), (0,))
-    small, large = sums_in_stages(module, x.numel() + 1), sums_in_stages(module, x.numel())
+    small, large = (sums_in_stages(module, x.numel() + more, len(x)) for more in (1, 0))
     assert aten.sum.dim_IntList in targets(small)
     assert aten.mean.dim not in targets(small)
     assert aten.mean.dim in targets(large)
     # The batch alone cannot be split, and four numbers side by side are too few for XNNPACK.
     narrow = lower(lambda x: x.reshape(-1, 4).sum(0), (torch.randn(8, 4),), (0,))
-    assert aten.mean.dim not in targets(sums_in_stages(narrow, 1))
+    assert aten.mean.dim not in targets(sums_in_stages(narrow, 1, 8))
 
 
 def test_only_long_sums_have_two_stages():
     def sums(rows):
         module = lower(lambda x: x.reshape(-1, 4).sum(0), (torch.randn(3, rows // 3, 4),), (0,))
-        staged = sums_in_stages(module, float("inf"))
+        staged = sums_in_stages(module, float("inf"), 3)
         return sum(node.target is aten.sum.dim_IntList for node in staged.graph.nodes)
 
     assert sums(LONG // 3 * 3) == 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.passes.simplify import turn_large_weights
 
 aten = torch.ops.aten
 
@@ -51,12 +52,17 @@ def test_of_a_large_weight_and_few_rows_the_rows_are_packed():
         return F.linear(x, w, b)
 
     x, w, b = torch.randn(4, 2000), torch.randn(300, 2000), torch.randn(300)
-    module = lower(function, (x, w, b), (0,))
+    module = turn_large_weights(lower(function, (x, w, b), (0,)), 64)
     (product,) = calls(module, aten.linear.default)
     rows, weight, _ = [n for n in module.graph.nodes if n.op == "placeholder"]
     assert product.args == (weight, rows)
     exact = F.linear(x, w, b)
     assert float((module(x, w, b) - exact).abs().max()) <= 1e-5 * float(exact.abs().max())
+    many = turn_large_weights(lower(function, (x, w, b), (0,)), 65)
+    (product,) = calls(many, aten.linear.default)
+    assert [operand.name for operand in product.args] == [
+        n.name for n in many.graph.nodes if n.op == "placeholder"
+    ]
 
 
 def test_a_convolution_of_single_positions_copies_nothing():

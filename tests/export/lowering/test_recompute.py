@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_lowered, lower_methods
+from crowdlearn_export.compiler.compile import Method, compile_lowered, compile_program, lower_methods
 from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.lowering.backend import Backend
 from crowdlearn_export.lowering.passes.recompute import recompute
@@ -79,3 +79,20 @@ def test_less_memory_gives_the_same_gradients(backend: Backend):
                 found = executor.run("joint", [np.ascontiguousarray(t.numpy()) for t in part])
                 assert_close([torch.from_numpy(v) for v in found], exact(blocks, part))
     assert arenas["least"] < arenas["balanced"] < arenas["fastest"]
+
+
+@pytest.mark.parametrize("memory", USES)
+def test_parts_that_wait_for_each_other_are_not_made(memory):
+    """Each of two sums reads one map as it is and the other one turned by an operation between the parts."""
+
+    def crossed(first, second, large):
+        total = torch.tanh(large).sum(1)
+        a, b = torch.tanh(first), torch.tanh(second)
+        turned = [torch.index_select(x, 1, torch.arange(1023, -1, -1)) for x in (b, a)]
+        return total, a + turned[0], b + turned[1]
+
+    given = [torch.randn(8, 1024), torch.randn(8, 1024), torch.randn(8, 20_000)]
+    method = Method("crossed", crossed, tuple(given), (0, 1, 2))
+    program = compile_program([method], max_batch=8, backend="xnnpack", memory=memory)
+    found = ExecuTorchExecutor(program.pte).run("crossed", [x.numpy() for x in given])
+    assert_close([torch.from_numpy(x) for x in found], crossed(*(x.double() for x in given)))

@@ -21,6 +21,8 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNGl
 from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_FLAG_KEEP_DIMS
 from torch.fx import Graph, GraphModule, Node
 
+from crowdlearn_export.lowering.sizes import dimension, elements
+
 aten = torch.ops.aten
 
 MEAN = "aten.mean.dim"
@@ -29,25 +31,27 @@ FEWEST, MOST = 8, 4096
 """Numbers that XNNPACK adds side by side: as few as are worth it, as many as stay in a core's cache."""
 
 LONG = 64
-"""Numbers in a row, for the example batch, that are added in two stages."""
+"""Numbers in a row, at the largest batch, that are added in two stages."""
 
 
-def sums_in_stages(module: GraphModule, large: float) -> GraphModule:
+def sums_in_stages(module: GraphModule, large: float, batch: int) -> GraphModule:
     """Return a copy of a lowered method whose long float32 sums are over one dimension each. Sums and means
-    have two stages; sums of `large` tensors are means in XNNPACK.
+    have two stages; sums of tensors that are `large` at this `batch` are means in XNNPACK.
     """
     graph = Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in list(graph.nodes):
         if _is_sum(node) and len(node.args[1]) > 1:
-            _over_one_each(graph, node)
+            _over_one_each(graph, node, batch)
     for node in graph.nodes:
         if _is_sum(node) or _is_mean(node):
             source, dims = node.args
             value, staging = source.meta["val"], _summed if _is_sum(node) else _averaged
             if len(dims) == 1:
                 with graph.inserting_before(node):
-                    staged = staging(graph, source, dims[0] % value.dim(), elements(value) >= large)
+                    staged = staging(
+                        graph, source, dims[0] % value.dim(), elements(value, batch) >= large, batch
+                    )
                 if staged is not None:
                     staged.meta["val"] = node.meta["val"]
                     node.replace_all_uses_with(staged)
@@ -67,13 +71,13 @@ def _is_mean(node: Node) -> bool:
     return plain and node.args[0].meta["val"].dtype is torch.float32  # type: ignore[union-attr]
 
 
-def _over_one_each(graph: Graph, node: Node) -> None:
+def _over_one_each(graph: Graph, node: Node, batch: int) -> None:
     """Write a long sum over several dimensions as sums over one each, the last first."""
     source, dims = node.args
     assert isinstance(source, Node)
     value = source.meta["val"]
     ordered = sorted((dim % value.dim() for dim in dims), reverse=True)  # type: ignore[union-attr]
-    if prod(hinted(value.shape[dim]) for dim in ordered) < LONG:
+    if prod(dimension(value.shape[dim], batch) for dim in ordered) < LONG:
         return
     total = source
     for dim in ordered:
@@ -84,23 +88,13 @@ def _over_one_each(graph: Graph, node: Node) -> None:
     graph.erase_node(node)
 
 
-def elements(value: torch.Tensor) -> int:
-    """Return how many there are for the example batch."""
-    return prod(map(hinted, value.shape))
-
-
-def hinted(size: int | torch.SymInt) -> int:
-    """Return a size for the example batch."""
-    return size if isinstance(size, int) else int(size.node.hint)
-
-
-def _summed(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
+def _summed(graph: Graph, source: Node, dim: int, large: bool, batch: int) -> Node | None:
     """Return the sum of `source` over `dim`; None if it stays as it is."""
     shape = source.meta["val"].shape
     before, count, after = prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
-    split = _rows(count, after)
+    split = _rows(count, after, batch)
     large = large and after * split >= FEWEST
-    if not large and (split == 1 or hinted(count) < LONG):
+    if not large and (split == 1 or dimension(count, batch) < LONG):
         return None
     rows = graph.call_function(
         aten.view.default, (source, _viewed([before, count // split, 1, after * split]))
@@ -124,14 +118,14 @@ def _summed(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
     return graph.call_function(aten.mul.Tensor, (total, filled))
 
 
-def _averaged(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
+def _averaged(graph: Graph, source: Node, dim: int, large: bool, batch: int) -> Node | None:
     """Return the mean of `source` over `dim` as that of the means of equally many; None if it stays as it
     is.
     """
     shape = source.meta["val"].shape
     before, count, after = prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
-    split = _rows(count, after)
-    if split == 1 or hinted(count) < LONG:
+    split = _rows(count, after, batch)
+    if split == 1 or dimension(count, batch) < LONG:
         return None
     rows = graph.call_function(
         aten.view.default, (source, _viewed([before, count // split, 1, after * split]))
@@ -143,11 +137,11 @@ def _averaged(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
     return graph.call_function(aten.view.default, (means, _viewed([*shape[:dim], *shape[dim + 1 :]])))
 
 
-def _rows(count: int | torch.SymInt, after: int) -> int:
+def _rows(count: int | torch.SymInt, after: int, batch: int) -> int:
     """Return the number of rows side by side that are summed first, of `count` rows of `after` numbers. It is
     about the square root of `count`, which makes the fewest additions in a row.
     """
-    factor, root = _constant_factor(count), hinted(count) ** 0.5
+    factor, root = _constant_factor(count), dimension(count, batch) ** 0.5
     most = min(factor, max(MOST // after, 1))
     fitting = [split for split in range(1, most + 1) if factor % split == 0]
     return min(fitting, key=lambda split: abs(log2(split / root)))

@@ -4,16 +4,16 @@ transpose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch._functorch.compile_utils import fx_graph_cse
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
+
+from crowdlearn_export.lowering.sizes import dimension
 
 aten = torch.ops.aten
 
 LARGE_WEIGHT, FEW_ROWS = 500_000, 64
-"""The least elements of a weight, and the most rows of its operand for the example batch. With these packing
+"""The least elements of a weight, and the most rows of its operand at the largest batch. With these packing
 the rows is faster at a batch of 1, too.
 """
 
@@ -116,7 +116,7 @@ def fuse_linear(module: GraphModule) -> GraphModule:
             right = right.args[0]
         if right.target is aten.permute.default and list(right.args[1]) == [1, 0]:
             with module.graph.inserting_before(node):
-                linear = _linear(module.graph, left, right.args[0], bias)
+                linear = module.graph.call_function(aten.linear.default, (left, right.args[0], *bias))
             linear.meta = node.meta
             node.replace_all_uses_with(linear)
             module.graph.erase_node(node)
@@ -125,15 +125,28 @@ def fuse_linear(module: GraphModule) -> GraphModule:
     return module
 
 
-def _linear(graph: Graph, left: Node, weight: Node, bias: Sequence[Node]) -> Node:
-    """Add the node of `left @ weight.T + bias`. The right operand is packed at every call: a large weight
-    beside few rows takes the left place.
+def turn_large_weights(module: GraphModule, batch: int) -> GraphModule:
+    """Make linear(a, b) linear(b, a), turned, where b is a large weight and a has few rows at this batch: the
+    right operand is packed at every call.
     """
-    size, rows = weight.meta["val"].numel(), left.meta["val"].shape[0]
-    few = rows if isinstance(rows, int) else int(rows.node.hint)
-    if not isinstance(size, int) or size < LARGE_WEIGHT or few > FEW_ROWS:
-        return graph.call_function(aten.linear.default, (left, weight, *bias))
-    product = graph.call_function(aten.linear.default, (weight, left))
-    turned = graph.call_function(aten.permute.default, (product, [1, 0]))
-    result = graph.call_function(aten.clone.default, (turned,), {"memory_format": torch.contiguous_format})
-    return graph.call_function(aten.add.Tensor, (result, bias[0])) if bias else result
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is not aten.linear.default:
+            continue
+        left, weight, *bias = node.args
+        size, rows = weight.meta["val"].numel(), dimension(left.meta["val"].shape[0], batch)
+        if left.meta["val"].dim() != 2 or not isinstance(size, int) or size < LARGE_WEIGHT or rows > FEW_ROWS:
+            continue
+        with graph.inserting_before(node):
+            result = graph.call_function(aten.linear.default, (weight, left))
+            result = graph.call_function(aten.permute.default, (result, [1, 0]))
+            result = graph.call_function(
+                aten.clone.default, (result,), {"memory_format": torch.contiguous_format}
+            )
+            if bias:
+                result = graph.call_function(aten.add.Tensor, (result, bias[0]))
+        result.meta = node.meta
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+    module.recompile()
+    return module
