@@ -35,7 +35,7 @@ def adb_connection(data: bytes) -> None:
     """Take the bytes of a connection: messages, then streams."""
     decoder = Decoder(max_payload=PAYLOAD)
     decoder.verify_checksums = bool(data[:1] > b"\x7f")
-    streams = Streams(max_streams=MAX_STREAMS)
+    streams = Streams(max_streams=MAX_STREAMS, counts_bytes=bool(data[:1] < b"\x40"))
     streams.open(b"shell:")
     try:
         for message in decoder.feed(data[1:]):
@@ -43,7 +43,7 @@ def adb_connection(data: bytes) -> None:
             if isinstance(event, Incoming):
                 streams.accept(event.local_id)
             if isinstance(event, Data):
-                streams.acknowledge(event.local_id)
+                streams.acknowledge(event.local_id, len(event.payload))
     except ProtocolError:
         return
     finally:

@@ -101,7 +101,7 @@ class SlowConnection:
     max_payload = 4096
     lost = None
 
-    async def open(self, service: str) -> SlowStream:
+    async def open(self, service: str, window: int = 0) -> SlowStream:
         return SlowStream()
 
     def raise_if_lost(self) -> None: ...

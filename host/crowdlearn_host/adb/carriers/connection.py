@@ -30,6 +30,7 @@ from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 from crowdlearn_host.adb.carriers.mux import Mux
 from crowdlearn_host.adb.carriers.wireless import connect_wireless
 from crowdlearn_host.adb.wire.messages import HEADER_BYTES, VERSION, Command, Decoder, Message, ProtocolError
+from crowdlearn_host.adb.wire.streams import DELAYED_ACK
 from crowdlearn_host.common.asking import ASKED
 from crowdlearn_host.errors import FleetError
 
@@ -39,7 +40,8 @@ MAX_HANDSHAKE = 1 << 16
 MIN_PAYLOAD = 4096
 CONNECT = Command.CNXN.to_bytes(4, "little")
 START_TLS = Command.STLS.to_bytes(4, "little")
-FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
+FEATURES = f"shell_v2,cmd,stat_v2,ls_v2,{DELAYED_ACK},fixed_push_mkdir"
+"""The features of this end. adb-shell puts a zero behind the last one, so phones do not know that one."""
 
 
 class OffersTls(FleetError):
@@ -229,6 +231,7 @@ def _mux(banner: Banner) -> Mux:
     mux = Mux()
     mux.max_payload = min(mux.max_payload, max(banner.max_payload, MIN_PAYLOAD))
     mux.expect_checksums(banner.version < VERSION)
+    mux.count_bytes(DELAYED_ACK in banner.features)
     return mux
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, cast
 
 from crowdlearn_host.adb.wire.messages import MAX_PAYLOAD, Command, Decoder, Message, encode_header
 from crowdlearn_host.adb.wire.stream import ByteStream
-from crowdlearn_host.adb.wire.streams import Closed, Data, Incoming, Opened, Streams, Writable
+from crowdlearn_host.adb.wire.streams import WINDOW_BYTES, Closed, Data, Incoming, Opened, Streams, Writable
 from crowdlearn_host.errors import FleetError
 
 PUMP_BYTES = 1 << 18
@@ -27,7 +28,8 @@ class Stream:
         self.service = service
         self._mux = mux
         self._local_id = local_id
-        self._chunk = b""
+        self._chunks: deque[bytes] = deque()
+        """What came and was not read."""
         self._opened = False
         self._ended = False
         self._broken = False
@@ -43,8 +45,9 @@ class Stream:
         if self._ended:
             over = None if self._broken else Closed(self._local_id, was_open=True)
             asyncio.get_running_loop().call_soon(listener, over)
-        chunk, self._chunk = self._chunk, b""
-        return chunk
+        unread = b"".join(self._chunks)
+        self._chunks.clear()
+        return unread
 
     @property
     def max_payload(self) -> int:
@@ -53,33 +56,40 @@ class Stream:
 
     @property
     def can_write(self) -> bool:
-        """Return True if the stream is open, and the peer has acknowledged everything."""
+        """Return True if the stream is open, and the peer takes more."""
         return self._mux.can_write(self._local_id)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Return the bytes that were sent and are not acknowledged, or messages of a peer that does not count
+        bytes.
+        """
+        return self._mux.unacknowledged(self._local_id)
 
     def send(self, payload: bytes) -> None:
         """Send one payload, where the stream can write."""
         self._mux.write(self._local_id, payload)
 
-    def acknowledge(self) -> None:
-        """Acknowledge what came last: it is taken."""
-        self._mux.acknowledge(self._local_id)
+    def acknowledge(self, size: int) -> None:
+        """Acknowledge so many bytes that came: they are taken."""
+        self._mux.acknowledge(self._local_id, size)
 
     async def read(self) -> bytes:
         """Return the next bytes in the pieces the peer sent; b"" when it has closed the stream.
 
         Raises FleetError if the connection was lost.
         """
-        while not self._chunk:
+        while not self._chunks:
             if self._ended:
                 self._raise_if_broken()
                 return b""
             await self._wait()
-        chunk, self._chunk = self._chunk, b""
-        self._mux.acknowledge(self._local_id)
+        chunk = self._chunks.popleft()
+        self._mux.acknowledge(self._local_id, len(chunk))
         return chunk
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of `data`; waits while an earlier write is unacknowledged. Raises FleetError if closed."""
+        """Send all of `data`; waits while the peer takes no more. Raises FleetError if closed."""
         view = memoryview(data)
         while view:
             while not self._mux.can_write(self._local_id):
@@ -92,7 +102,7 @@ class Stream:
             self._mux.write(self._local_id, payload)
 
     async def drain(self) -> None:
-        """Wait until the peer has acknowledged every write, or closed the stream."""
+        """Wait until what was written is on its way and the peer takes more, or has closed the stream."""
         while not (self._ended or self._mux.can_write(self._local_id)):
             await self._wait()
 
@@ -123,9 +133,9 @@ class Stream:
             case Opened():
                 self._opened = True
             case Data(payload=b""):
-                self._mux.acknowledge(self._local_id)
+                self._mux.acknowledge(self._local_id, 0)
             case Data(payload=payload):
-                self._chunk = payload
+                self._chunks.append(payload)
             case Closed():
                 self._ended = True
             case None:
@@ -165,12 +175,12 @@ class Mux(asyncio.BufferedProtocol):
         self._lost: str | None = None
         self._finished = asyncio.Event()
 
-    async def open(self, service: str) -> Stream:
-        """Return a stream to a service of the peer. Raises StreamRefused, FleetError if the connection is
-        lost.
+    async def open(self, service: str, window: int = WINDOW_BYTES) -> Stream:
+        """Return a stream to a service of the peer, of which about `window` bytes come unacknowledged. Raises
+        StreamRefused, FleetError if the connection is lost.
         """
         self.raise_if_lost()
-        local_id, message = self._streams.open(service.encode(errors="surrogateescape"))
+        local_id, message = self._streams.open(service.encode(errors="surrogateescape"), window)
         stream = self._ends[local_id] = Stream(self, local_id, service)
         self.send(message)
         try:
@@ -197,6 +207,12 @@ class Mux(asyncio.BufferedProtocol):
         self._with_checksums = wanted
         self._decoder.verify_checksums = wanted
 
+    def count_bytes(self, wanted: bool) -> None:
+        """Acknowledge bytes, many messages' together, if `wanted`: both ends have DELAYED_ACK. Else each
+        message for itself.
+        """
+        self._streams.counts_bytes = wanted
+
     @property
     def lost(self) -> str | None:
         """Return why the connection ended; None while it lives."""
@@ -211,13 +227,17 @@ class Mux(asyncio.BufferedProtocol):
         """Return whether a stream may send a payload now."""
         return self._streams.can_write(local_id)
 
+    def unacknowledged(self, local_id: int) -> int:
+        """Return what a stream has sent and is not acknowledged."""
+        return self._streams.unacknowledged(local_id)
+
     def write(self, local_id: int, payload: bytes) -> None:
         """Send one payload of a stream that can write."""
         self.send(self._streams.write(local_id, payload))
 
-    def acknowledge(self, local_id: int) -> None:
-        """Acknowledge a stream's last payload, which its reader has taken."""
-        message = self._streams.acknowledge(local_id)
+    def acknowledge(self, local_id: int, size: int) -> None:
+        """Acknowledge bytes of a stream, which its reader has taken."""
+        message = self._streams.acknowledge(local_id, size)
         if message is not None:
             self.send(message)
 

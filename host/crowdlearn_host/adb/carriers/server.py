@@ -15,6 +15,7 @@ from crowdlearn_host.adb.carriers.blocking import in_own_thread
 from crowdlearn_host.adb.carriers.mux import PUMP_BYTES, StreamRefused
 from crowdlearn_host.adb.carriers.silence import SILENCE_SECONDS
 from crowdlearn_host.adb.wire.messages import MAX_PAYLOAD
+from crowdlearn_host.adb.wire.streams import WINDOW_BYTES
 from crowdlearn_host.errors import FleetError
 
 DEFAULT_PORT = 5037
@@ -143,8 +144,10 @@ class ServerConnection:
         """Return what the phone's daemon can do. Raises FleetError."""
         return frozenset((await in_own_thread(self._features)).split(","))
 
-    async def open(self, service: str) -> ServerStream:
-        """Return a stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
+    async def open(self, service: str, window: int = WINDOW_BYTES) -> ServerStream:
+        """Return a stream to a service of the phone, with the server's own window. Raises TimeoutError,
+        StreamRefused, FleetError.
+        """
         self.raise_if_lost()
         sock = await in_own_thread(self._dial, service)
         stream = ServerStream(sock, service, self.raise_if_lost)

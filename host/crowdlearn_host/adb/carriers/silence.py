@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from crowdlearn_host.adb.wire.stream import ByteStream, Connection
+from crowdlearn_host.adb.wire.streams import WINDOW_BYTES
 from crowdlearn_host.errors import FleetError
 
 SILENCE_SECONDS = 60.0
@@ -43,10 +44,10 @@ class Watched:
         self._stream.abort()
 
 
-async def opened(connection: Connection, service: str) -> ByteStream:
-    """Return a stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
+async def opened(connection: Connection, service: str, window: int = WINDOW_BYTES) -> ByteStream:
+    """Return a stream to a service of the phone (see Connection.open). Raises TimeoutError, StreamRefused, FleetError."""
     async with asyncio.timeout(SILENCE_SECONDS):
-        return await connection.open(service)
+        return await connection.open(service, window)
 
 
 @contextmanager

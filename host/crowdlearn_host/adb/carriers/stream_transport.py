@@ -8,14 +8,12 @@ from crowdlearn_host.adb.wire.streams import Closed, Data, Opened, Writable
 from crowdlearn_host.errors import FleetError
 
 WRITE_BYTES = 64 << 10
-"""The most bytes that may be written at a time: the stream takes no more until the phone has acknowledged
-it.
-"""
+"""The most bytes that may be written at a time, and that are on their way before the writer waits."""
 
 
 class StreamTransport(asyncio.Transport):
     """A transport that takes an open stream over from its reader and writer. A protocol may write while
-    nothing is unacknowledged; it is paused otherwise, so that what is behind can still change its order.
+    little is unacknowledged; it is paused otherwise, so that what is behind can still change its order.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -55,24 +53,24 @@ class StreamTransport(asyncio.Transport):
         if self._closing or not data:
             return
         stream = self._stream
-        if not self._buffer and stream.can_write and len(data) <= stream.max_payload:
+        if not self._buffer and self._may_send and len(data) <= stream.max_payload:
             stream.send(bytes(data))  # as it is, without a way through the buffer
-            if self._writing:
-                self._writing = False
-                self._protocol.pause_writing()
-            return
-        self._buffer += data
-        self._send()
-
-    def _send(self) -> None:
-        stream = self._stream
-        if self._buffer and stream.can_write:
-            payload = bytes(self._buffer[: stream.max_payload])
-            del self._buffer[: len(payload)]
-            stream.send(payload)
-        if self._writing and not (stream.can_write and not self._buffer):
+        else:
+            self._buffer += data
+            self._send()
+        if self._writing and not self._may_send:
             self._writing = False
             self._protocol.pause_writing()
+
+    @property
+    def _may_send(self) -> bool:
+        return self._stream.can_write and self._stream.unacknowledged < WRITE_BYTES
+
+    def _send(self) -> None:
+        while self._buffer and self._may_send:
+            payload = bytes(self._buffer[: self._stream.max_payload])
+            del self._buffer[: len(payload)]
+            self._stream.send(payload)
 
     def _happened(self, event: Opened | Data | Writable | Closed | None) -> None:
         kind = type(event)
@@ -80,15 +78,16 @@ class StreamTransport(asyncio.Transport):
             _, payload = cast(Data, event)
             if self._reading:
                 self._protocol.data_received(payload)
-                self._stream.acknowledge()
+                self._stream.acknowledge(len(payload))
             else:
-                self._held = payload
+                self._held += payload
         elif kind is Writable:
+            self._send()
             if self._buffer:
-                self._send()
-            elif self._closing:
+                return
+            if self._closing:
                 self.abort()
-            elif not self._writing:
+            elif not self._writing and self._may_send:
                 self._writing = True
                 self._protocol.resume_writing()
         elif kind is Closed:
@@ -108,7 +107,7 @@ class StreamTransport(asyncio.Transport):
         if self._reading and self._held:
             held, self._held = self._held, b""
             self._protocol.data_received(held)
-            self._stream.acknowledge()
+            self._stream.acknowledge(len(held))
             if self._end is not None:
                 self._lose(*self._end)
 

@@ -17,6 +17,7 @@ from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
 from crowdlearn_host.adb.services.files import STORAGE_FULL, Progress, pull_file, push_file, stat_file
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
 from crowdlearn_host.adb.wire.stream import ByteStream, Connection
+from crowdlearn_host.adb.wire.streams import WINDOW_BYTES
 from crowdlearn_host.adb.wire.sync import FileStat
 from crowdlearn_host.errors import FleetError
 
@@ -25,6 +26,8 @@ MAX_OUTPUT = 1 << 26
 COMMAND_SHOWN = 60
 """Characters of a command that an error shows."""
 STDIN_BYTES = 1 << 16
+SOCKET_WINDOW = 64 << 10
+"""The bytes of a runtime that are on their way: what is behind them can still be overtaken."""
 INSTALL_SECONDS = 300.0
 APK_BYTES = 1 << 18
 
@@ -94,20 +97,20 @@ class AdbDevice:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def open(self, service: str) -> ByteStream:
+    async def open(self, service: str, window: int = WINDOW_BYTES) -> ByteStream:
         """Return a full-duplex stream to a service of the phone, for example `tcp:PORT` or
-        `localabstract:NAME`.
+        `localabstract:NAME`; of many bytes it sends at once, about `window` are on their way.
 
         Raises StreamRefused, and FleetError when the phone does not answer.
         """
         with silence_told(self.serial, f"the opening of {service!r}"):
-            return await opened(self._connection, service)
+            return await opened(self._connection, service, window)
 
     async def open_socket(self, service: str) -> socket.socket:
         """Return a connected local socket whose other end is a service of the phone; closing one closes
         both.
         """
-        stream = await self.open(service)
+        stream = await self.open(service, SOCKET_WINDOW)
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)

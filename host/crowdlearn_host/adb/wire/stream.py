@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from crowdlearn_host.adb.wire.streams import WINDOW_BYTES
+
 
 class ByteStream(Protocol):
     """Bytes to and from a service of the phone."""
@@ -36,8 +38,10 @@ class Connection(Protocol):
 
     max_payload: int
 
-    async def open(self, service: str) -> ByteStream:
-        """Return a stream to a service of the phone. Raises StreamRefused, FleetError."""
+    async def open(self, service: str, window: int = WINDOW_BYTES) -> ByteStream:
+        """Return a stream to a service of the phone, which has about `window` bytes on their way where both
+        ends count bytes. Raises StreamRefused, FleetError.
+        """
         ...
 
     @property

@@ -1,10 +1,12 @@
 """Streams of one adb connection, without I/O: who may send, who waits, what is open.
 
 Both ends of a connection speak the same rules after it is established, so the host and the virtual phone
-share this file. A stream is one unacknowledged WRTE in each direction; an end acknowledges when its reader
-has taken the bytes, which is all the flow control adb has.
+share this file. An end acknowledges when its reader has taken the bytes, which is all the flow control adb
+has. A stream is one unacknowledged WRTE in each direction. Where both ends have the feature `delayed_ack`, it
+is a window of bytes instead: OPEN and the first OKAY grant it, and later ones give back what was taken.
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +14,14 @@ from typing import NamedTuple
 from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
 
 MAX_STREAMS = 1024
+DELAYED_ACK = "delayed_ack"
+"""The feature of both ends by which streams count bytes; phones have it since Android 14."""
+WINDOW_BYTES = 1 << 20
+"""The bytes of a stream that may be unacknowledged, whatever more a peer grants."""
+ACKNOWLEDGED_BYTES = 32 << 10
+"""The bytes that are acknowledged together: an end that waits while fewer are unacknowledged may wait for good.
+"""
+_COUNT = struct.Struct("<i")
 WRTE, OKAY, CLSE = Command.WRTE, Command.OKAY, Command.CLSE
 
 
@@ -29,14 +39,14 @@ class Opened(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Bytes arrived; call acknowledge once they are consumed."""
+    """Bytes arrived; call acknowledge with their number once they are consumed."""
 
     local_id: int
     payload: bytes
 
 
 class Writable(NamedTuple):
-    """The last write was acknowledged: the next may go out."""
+    """A write was acknowledged: the next may go out."""
 
     local_id: int
 
@@ -55,15 +65,29 @@ Taken = tuple[Event | None, Message | None]
 
 @dataclass(slots=True)
 class _State:
+    """One stream, in bytes, or in messages where the peer does not count bytes."""
+
     remote_id: int
-    sent: bool = False
-    owed: bool = False
+    window: int
+    """The most that the peer may have unacknowledged."""
+    room: int = 0
+    """What may still be sent."""
+    granted: int = 0
+    """What may be sent while nothing is unacknowledged."""
+    unread: int = 0
+    """What came, and its reader has not taken."""
+    owed: int = 0
+    """What its reader has taken, and is still to be acknowledged."""
 
 
 class Streams:
-    """The table of streams. Calls return what to send, if anything; `receive` also what happened."""
+    """The table of streams. Calls return what to send, if anything; `receive` also what happened.
 
-    def __init__(self, *, max_streams: int = MAX_STREAMS) -> None:
+    `counts_bytes` says whether both ends have DELAYED_ACK; it is set before the first stream.
+    """
+
+    def __init__(self, *, max_streams: int = MAX_STREAMS, counts_bytes: bool = False) -> None:
+        self.counts_bytes = counts_bytes
         self._max_streams = max_streams
         self._states: dict[int, _State] = {}
         self._last_id = 0
@@ -77,41 +101,60 @@ class Streams:
     def __len__(self) -> int:
         return len(self._states)
 
-    def open(self, service: bytes) -> tuple[int, Message]:
-        """Return a new stream to `service`: its local number and the message that requests it."""
-        local_id = self._add(remote_id=0)
-        return local_id, Message(Command.OPEN, local_id, 0, service + b"\0")
+    def open(self, service: bytes, window: int = WINDOW_BYTES) -> tuple[int, Message]:
+        """Return a new stream to `service`: its local number and the message that requests it.
+
+        Of a peer that counts bytes at most `window` come unacknowledged, and one message more.
+        """
+        local_id = self._add(0, window)
+        return local_id, Message(Command.OPEN, local_id, window if self.counts_bytes else 0, service + b"\0")
 
     def accept(self, local_id: int) -> Message:
         """Say yes to an incoming stream."""
-        return Message(Command.OKAY, local_id, self._states[local_id].remote_id)
+        state = self._states[local_id]
+        return Message(OKAY, local_id, state.remote_id, self._count(state.window))
 
     def refuse(self, local_id: int) -> Message:
         """Say no to an incoming stream."""
         return Message(Command.CLSE, 0, self._states.pop(local_id).remote_id)
 
     def can_write(self, local_id: int) -> bool:
-        """Return whether the stream is open and the peer has acknowledged everything."""
+        """Return whether the stream is open, and the peer takes more."""
         state = self._states.get(local_id)
-        return state is not None and state.remote_id != 0 and not state.sent
+        return state is not None and state.room > 0
+
+    def unacknowledged(self, local_id: int) -> int:
+        """Return the bytes that were sent and are not acknowledged, or messages of a peer that does not count
+        bytes.
+        """
+        state = self._states.get(local_id)
+        return 0 if state is None else state.granted - state.room
 
     def write(self, local_id: int, payload: bytes) -> Message:
         """Send one payload; only when `can_write`."""
         state = self._states.get(local_id)
-        if state is None or state.remote_id == 0 or state.sent:
+        if state is None or state.room <= 0:
             raise ValueError(f"stream {local_id} cannot take a write now")
-        state.sent = True
+        state.room -= len(payload) if self.counts_bytes else 1
         return Message(WRTE, local_id, state.remote_id, payload)
 
-    def acknowledge(self, local_id: int) -> Message | None:
-        """Return the message that acknowledges this stream's last Data, which its reader has taken; None if
-        it is closed by now.
+    def acknowledge(self, local_id: int, size: int) -> Message | None:
+        """Return the message that acknowledges Data of `size` bytes, which its reader has taken; None if the
+        stream is closed by now, or more is to be acknowledged together.
         """
         state = self._states.get(local_id)
-        if state is None or not state.owed:
+        if state is None or not self.counts_bytes:
+            if state is None or not state.unread:
+                return None
+            state.unread = 0
+            return Message(OKAY, local_id, state.remote_id)
+        size = min(size, state.unread)
+        state.unread -= size
+        state.owed += size
+        if state.owed < min(ACKNOWLEDGED_BYTES, state.window // 2):
             return None
-        state.owed = False
-        return Message(OKAY, local_id, state.remote_id)
+        taken, state.owed = state.owed, 0
+        return Message(OKAY, local_id, state.remote_id, self._count(taken))
 
     def close(self, local_id: int) -> Message | None:
         """Close this end; the number is free at once, a late message of the peer is ignored."""
@@ -130,25 +173,31 @@ class Streams:
     def _receive_open(self, message: Message) -> Taken:
         if message.arg0 == 0:
             raise ProtocolError("adb stream opened with number 0")
-        if len(self._states) >= self._max_streams:
+        # As on Android a peer that counts bytes on one side only is refused.
+        if len(self._states) >= self._max_streams or bool(message.arg1) != self.counts_bytes:
             return None, Message(CLSE, 0, message.arg0)
-        local_id = self._add(remote_id=message.arg0)
+        local_id = self._add(message.arg0, WINDOW_BYTES)
+        self._grant(self._states[local_id], message.arg1)
         return Incoming(local_id, message.payload.rstrip(b"\0")), None
 
     def _receive_okay(self, message: Message) -> Taken:
-        _, remote_id, local_id, _ = message
+        _, remote_id, local_id, payload = message
         state = self._states.get(local_id)
         if state is None:
             # Opened by a peer whose caller has given up meanwhile: tell it, or it stays open there for good.
             return None, _closed(message)
+        if self.counts_bytes and len(payload) != _COUNT.size:
+            raise ProtocolError(f"adb stream {local_id}: an OKAY of {len(payload)} bytes; 4 were due")
+        count = _COUNT.unpack(payload)[0] if self.counts_bytes else 1
         if state.remote_id == 0:
             if remote_id == 0:
                 raise ProtocolError("adb stream accepted with number 0")
             state.remote_id = remote_id
+            self._grant(state, count)
             return Opened(local_id), None
-        if state.remote_id != remote_id or not state.sent:
+        if state.remote_id != remote_id:
             return None, None
-        state.sent = False
+        state.room = min(state.room + count, state.granted)
         return Writable(local_id), None
 
     def _receive_write(self, message: Message) -> Taken:
@@ -156,9 +205,14 @@ class Streams:
         state = self._states.get(local_id)
         if state is None or state.remote_id != remote_id:
             return None, _closed(message)
-        if state.owed:
-            raise ProtocolError(f"adb stream {local_id}: a second WRTE before the first was acknowledged")
-        state.owed = True
+        if self.counts_bytes:
+            if state.unread + state.owed >= state.window:
+                raise ProtocolError(f"adb stream {local_id}: more than {state.window} bytes, none acknowledged")
+            state.unread += len(payload)
+        else:
+            if state.unread:
+                raise ProtocolError(f"adb stream {local_id}: a second WRTE before the first was acknowledged")
+            state.unread = 1
         return Data(local_id, payload), None
 
     def _receive_close(self, message: Message) -> Taken:
@@ -169,12 +223,20 @@ class Streams:
         del self._states[message.arg1]
         return Closed(message.arg1, was_open=state.remote_id != 0), _closed(message)
 
-    def _add(self, *, remote_id: int) -> int:
+    def _grant(self, state: _State, count: int) -> None:
+        """Let a stream send as the peer lets it, who does not always count bytes."""
+        state.granted = state.room = min(count, WINDOW_BYTES) if self.counts_bytes else 1
+
+    def _count(self, size: int) -> bytes:
+        """Return the payload of an OKAY that grants, or gives back, so many bytes."""
+        return _COUNT.pack(size) if self.counts_bytes else b""
+
+    def _add(self, remote_id: int, window: int) -> int:
         local_id = self._last_id % 0xFFFFFFFF + 1
         while local_id in self._states:
             local_id = local_id % 0xFFFFFFFF + 1
         self._last_id = local_id
-        self._states[local_id] = _State(remote_id)
+        self._states[local_id] = _State(remote_id, window)
         return local_id
 
 

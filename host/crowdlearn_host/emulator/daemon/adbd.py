@@ -11,6 +11,7 @@ from crowdlearn_host.adb.carriers.joined import joined
 from crowdlearn_host.adb.carriers.mux import Mux, Service, Stream
 from crowdlearn_host.adb.wire.messages import HEADER_BYTES, VERSION, Message
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
+from crowdlearn_host.adb.wire.streams import DELAYED_ACK
 from crowdlearn_host.emulator.daemon.file_service import FileService
 from crowdlearn_host.emulator.daemon.handshake import TOKEN_BYTES, Handshake
 from crowdlearn_host.emulator.daemon.keys import KeyStore, fingerprint
@@ -144,6 +145,7 @@ class Adbd(Mux):
         if self._handshake.online:
             self.max_payload = self._handshake.max_payload
             self.expect_checksums(self._handshake.version < VERSION)
+            self.count_bytes(DELAYED_ACK in self._handshake.peer_features)
 
     def _find(self, name: str) -> Service | None:
         kind, _, argument = name.partition(":")

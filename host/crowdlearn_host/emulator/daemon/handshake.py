@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from crowdlearn_host.adb.wire.messages import MAX_PAYLOAD, VERSION, Command, Message, ProtocolError
+from crowdlearn_host.adb.wire.streams import DELAYED_ACK
 from crowdlearn_host.emulator.daemon.keys import KeyStore, parse_public_key
 
 TOKEN_BYTES = 20
 MIN_PAYLOAD = 4096
 MAX_KEY = 4096
 # What this phone speaks, and what keeps `adb` from protocols that it does not.
-FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
+FEATURES = f"shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir,{DELAYED_ACK}"
 _TOKEN, _SIGNATURE, _PUBLIC_KEY = 1, 2, 3
 
 
@@ -25,6 +26,7 @@ class Handshake:
         self.online = False
         self.version = VERSION
         self.max_payload = MAX_PAYLOAD
+        self.peer_features: frozenset[str] = frozenset()
         self.pending_key: bytes | None = None
         self._keys = keys
         self._identity = identity
@@ -42,6 +44,7 @@ class Handshake:
                     )
                 self.version = min(self.version, message.arg0)
                 self.max_payload = min(self.max_payload, message.arg1)
+                self.peer_features = _features(message.payload)
                 return [self._challenge()]
             case Command.AUTH if self._token is not None and message.arg0 == _SIGNATURE:
                 if self._keys.verifies(self._token, message.payload):
@@ -83,3 +86,12 @@ class Handshake:
         self.online = True
         banner = f"device::{self._identity}features={FEATURES}"
         return Message(Command.CNXN, self.version, self.max_payload, banner.encode())
+
+
+def _features(banner: bytes) -> frozenset[str]:
+    """Return the features of a computer's banner, `host::features=a,b`. As Android takes them: of a zero at
+    the end nothing is cut off, so the last feature is another with it.
+    """
+    properties = banner.decode(errors="replace").partition("::")[2].split(";")
+    named = (each.removeprefix("features=") for each in properties if each.startswith("features="))
+    return frozenset(",".join(named).split(","))
