@@ -77,7 +77,9 @@ async def test_a_stream_that_ended_before_it_is_joined_to_a_socket_ends_that() -
 
 
 @pytest.mark.parametrize("counts_bytes", [False, True])
-async def test_what_is_written_arrives_in_order_however_slowly_the_other_end_reads(counts_bytes: bool) -> None:
+async def test_what_is_written_arrives_in_order_however_slowly_the_other_end_reads(
+    counts_bytes: bool,
+) -> None:
     served: list[Stream] = []
     over = asyncio.Event()
 

@@ -27,21 +27,21 @@ def opened_pair(
     assert isinstance(incoming, Incoming)
     assert incoming.service == b"shell:ls"
     assert host.receive(phone.accept(incoming.local_id)) == (Opened(near), None)
-    assert host.can_write(near)
+    assert host.flow(near).room > 0
     return host, near, phone, incoming.local_id
 
 
 def test_a_stream_takes_the_next_write_after_the_reader_took_the_last() -> None:
     host, near, phone, far = opened_pair()
     sent = host.write(near, b"one")
-    assert not host.can_write(near)
+    assert host.flow(near).room <= 0
     with pytest.raises(ValueError):
         host.write(near, b"two")
     assert phone.receive(sent) == (Data(far, b"one"), None)
     okay = phone.acknowledge(far, 3)
     assert okay is not None
     assert host.receive(okay) == (Writable(near), None)
-    assert host.can_write(near)
+    assert host.flow(near).room > 0
 
 
 def test_a_second_write_before_the_acknowledgement_breaks_the_protocol() -> None:
@@ -57,20 +57,20 @@ def test_where_both_ends_count_bytes_many_writes_are_on_their_way_and_acknowledg
     payload = bytes(ACKNOWLEDGED_BYTES // 4)
     answers = []
     for _ in range(5):
-        assert host.can_write(near)
+        assert host.flow(near).room > 0
         assert phone.receive(host.write(near, payload)) == (Data(far, payload), None)
         answers.append(phone.acknowledge(far, len(payload)))
-    assert host.unacknowledged(near) == 5 * len(payload)
+    assert host.flow(near).granted - host.flow(near).room == 5 * len(payload)
     assert [answer is None for answer in answers] == [True, True, True, False, True]
     assert answers[3] == Message(Command.OKAY, far, near, struct.pack("<i", ACKNOWLEDGED_BYTES))
     assert host.receive(answers[3]) == (Writable(near), None)
-    assert host.unacknowledged(near) == len(payload)
+    assert host.flow(near).granted - host.flow(near).room == len(payload)
 
 
 def test_a_window_that_is_used_up_holds_the_sender_and_a_sender_that_goes_on_breaks_the_protocol() -> None:
     host, near, phone, far = opened_pair(counts_bytes=True, window=5)
     phone.write(far, b"12345")
-    assert not phone.can_write(far)
+    assert phone.flow(far).room <= 0
     assert host.receive(Message(Command.WRTE, far, near, b"12345"))[0] == Data(near, b"12345")
     with pytest.raises(ProtocolError, match="more than 5 bytes, none acknowledged"):
         host.receive(Message(Command.WRTE, far, near, b"6"))
@@ -79,9 +79,9 @@ def test_a_window_that_is_used_up_holds_the_sender_and_a_sender_that_goes_on_bre
 def test_a_peer_may_take_back_what_it_granted() -> None:
     host, near, _, far = opened_pair(counts_bytes=True)
     assert host.receive(Message(Command.OKAY, far, near, struct.pack("<i", -WINDOW_BYTES)))
-    assert not host.can_write(near)
+    assert host.flow(near).room <= 0
     assert host.receive(Message(Command.OKAY, far, near, struct.pack("<i", 1)))
-    assert host.can_write(near)
+    assert host.flow(near).room > 0
 
 
 @pytest.mark.parametrize("payload", [b"", b"12345"])

@@ -24,12 +24,13 @@ class StreamRefused(FleetError):
 class Stream:
     """One adb stream; made by `Mux.open`, or handed to the service of an accepted one."""
 
-    def __init__(self, mux: "Mux", local_id: int, service: str) -> None:
+    def __init__(self, mux: "Mux", streams: Streams, local_id: int, service: str) -> None:
         self.service = service
         self._mux = mux
-        self._local_id = local_id
+        self._streams, self._local_id = streams, local_id
+        self._flow = streams.flow(local_id)
         self._chunks: deque[bytes] = deque()
-        """What came and was not read."""
+        """Payloads that came and were not read."""
         self._opened = False
         self._ended = False
         self._broken = False
@@ -57,22 +58,22 @@ class Stream:
     @property
     def can_write(self) -> bool:
         """Return True if the stream is open, and the peer takes more."""
-        return self._mux.can_write(self._local_id)
+        return self._flow.room > 0
 
-    @property
-    def unacknowledged(self) -> int:
-        """Return the bytes that were sent and are not acknowledged, or messages of a peer that does not count
-        bytes.
-        """
-        return self._mux.unacknowledged(self._local_id)
+    def can_write_within(self, size: int) -> bool:
+        """Return whether the stream can write, and fewer than `size` bytes are unacknowledged."""
+        flow = self._flow
+        return flow.room > 0 and flow.granted - flow.room < size
 
     def send(self, payload: bytes) -> None:
         """Send one payload, where the stream can write."""
-        self._mux.write(self._local_id, payload)
+        self._mux.send(self._streams.write(self._local_id, payload))
 
     def acknowledge(self, size: int) -> None:
         """Acknowledge so many bytes that came: they are taken."""
-        self._mux.acknowledge(self._local_id, size)
+        message = self._streams.acknowledge(self._local_id, size)
+        if message is not None:
+            self._mux.send(message)
 
     async def read(self) -> bytes:
         """Return the next bytes in the pieces the peer sent; b"" when it has closed the stream.
@@ -85,25 +86,25 @@ class Stream:
                 return b""
             await self._wait()
         chunk = self._chunks.popleft()
-        self._mux.acknowledge(self._local_id, len(chunk))
+        self.acknowledge(len(chunk))
         return chunk
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`; waits while the peer takes no more. Raises FleetError if closed."""
         view = memoryview(data)
         while view:
-            while not self._mux.can_write(self._local_id):
+            while not self.can_write:
                 if self._ended:
                     self._raise_if_broken()
                     raise FleetError(f"adb stream {self.service!r} was closed during a write")
                 await self._wait()
             payload = bytes(view[: self._mux.max_payload])
             view = view[len(payload) :]
-            self._mux.write(self._local_id, payload)
+            self.send(payload)
 
     async def drain(self) -> None:
         """Wait until what was written is on its way and the peer takes more, or has closed the stream."""
-        while not (self._ended or self._mux.can_write(self._local_id)):
+        while not (self._ended or self.can_write):
             await self._wait()
 
     async def close(self) -> None:
@@ -133,7 +134,7 @@ class Stream:
             case Opened():
                 self._opened = True
             case Data(payload=b""):
-                self._mux.acknowledge(self._local_id, 0)
+                self.acknowledge(0)
             case Data(payload=payload):
                 self._chunks.append(payload)
             case Closed():
@@ -181,7 +182,7 @@ class Mux(asyncio.BufferedProtocol):
         """
         self.raise_if_lost()
         local_id, message = self._streams.open(service.encode(errors="surrogateescape"), window)
-        stream = self._ends[local_id] = Stream(self, local_id, service)
+        stream = self._ends[local_id] = Stream(self, self._streams, local_id, service)
         self.send(message)
         try:
             await stream.opened()
@@ -222,24 +223,6 @@ class Mux(asyncio.BufferedProtocol):
         """Raise FleetError if the connection is gone."""
         if self._lost is not None:
             raise FleetError(f"the adb connection was lost: {self._lost}; reconnect")
-
-    def can_write(self, local_id: int) -> bool:
-        """Return whether a stream may send a payload now."""
-        return self._streams.can_write(local_id)
-
-    def unacknowledged(self, local_id: int) -> int:
-        """Return what a stream has sent and is not acknowledged."""
-        return self._streams.unacknowledged(local_id)
-
-    def write(self, local_id: int, payload: bytes) -> None:
-        """Send one payload of a stream that can write."""
-        self.send(self._streams.write(local_id, payload))
-
-    def acknowledge(self, local_id: int, size: int) -> None:
-        """Acknowledge bytes of a stream, which its reader has taken."""
-        message = self._streams.acknowledge(local_id, size)
-        if message is not None:
-            self.send(message)
 
     def close_stream(self, local_id: int) -> None:
         """Close this end of a stream."""
@@ -319,7 +302,7 @@ class Mux(asyncio.BufferedProtocol):
         if service is None:
             self.send(self._streams.refuse(event.local_id))
             return
-        stream = self._ends[event.local_id] = Stream(self, event.local_id, name)
+        stream = self._ends[event.local_id] = Stream(self, self._streams, event.local_id, name)
         self.send(self._streams.accept(event.local_id))
         task = asyncio.get_running_loop().create_task(self._run(service, stream))
         self._tasks.add(task)

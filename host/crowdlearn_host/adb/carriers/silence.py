@@ -45,7 +45,9 @@ class Watched:
 
 
 async def opened(connection: Connection, service: str, window: int = WINDOW_BYTES) -> ByteStream:
-    """Return a stream to a service of the phone (see Connection.open). Raises TimeoutError, StreamRefused, FleetError."""
+    """Return a stream to a service of the phone (see Connection.open). Raises TimeoutError, StreamRefused,
+    FleetError.
+    """
     async with asyncio.timeout(SILENCE_SECONDS):
         return await connection.open(service, window)
 

@@ -53,21 +53,17 @@ class StreamTransport(asyncio.Transport):
         if self._closing or not data:
             return
         stream = self._stream
-        if not self._buffer and self._may_send and len(data) <= stream.max_payload:
+        if not self._buffer and stream.can_write_within(WRITE_BYTES) and len(data) <= stream.max_payload:
             stream.send(bytes(data))  # as it is, without a way through the buffer
         else:
             self._buffer += data
             self._send()
-        if self._writing and not self._may_send:
+        if self._writing and not stream.can_write_within(WRITE_BYTES):
             self._writing = False
             self._protocol.pause_writing()
 
-    @property
-    def _may_send(self) -> bool:
-        return self._stream.can_write and self._stream.unacknowledged < WRITE_BYTES
-
     def _send(self) -> None:
-        while self._buffer and self._may_send:
+        while self._buffer and self._stream.can_write_within(WRITE_BYTES):
             payload = bytes(self._buffer[: self._stream.max_payload])
             del self._buffer[: len(payload)]
             self._stream.send(payload)
@@ -87,7 +83,7 @@ class StreamTransport(asyncio.Transport):
                 return
             if self._closing:
                 self.abort()
-            elif not self._writing and self._may_send:
+            elif not self._writing and self._stream.can_write_within(WRITE_BYTES):
                 self._writing = True
                 self._protocol.resume_writing()
         elif kind is Closed:

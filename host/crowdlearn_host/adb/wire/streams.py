@@ -15,12 +15,11 @@ from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
 
 MAX_STREAMS = 1024
 DELAYED_ACK = "delayed_ack"
-"""The feature of both ends by which streams count bytes; phones have it since Android 14."""
+"""The feature of both ends by which streams count bytes."""
 WINDOW_BYTES = 1 << 20
 """The bytes of a stream that may be unacknowledged, whatever more a peer grants."""
 ACKNOWLEDGED_BYTES = 32 << 10
-"""The bytes that are acknowledged together: an end that waits while fewer are unacknowledged may wait for good.
-"""
+"""The bytes that are acknowledged together: a sender that waits for fewer waits for good."""
 _COUNT = struct.Struct("<i")
 WRTE, OKAY, CLSE = Command.WRTE, Command.OKAY, Command.CLSE
 
@@ -64,20 +63,20 @@ Taken = tuple[Event | None, Message | None]
 
 
 @dataclass(slots=True)
-class _State:
-    """One stream, in bytes, or in messages where the peer does not count bytes."""
+class Flow:
+    """The flow of one stream, in bytes, or in messages where the peer does not count bytes."""
 
     remote_id: int
     window: int
     """The most that the peer may have unacknowledged."""
     room: int = 0
-    """What may still be sent."""
+    """The rest that may be sent; 0 before the stream is open, and once it is closed."""
     granted: int = 0
-    """What may be sent while nothing is unacknowledged."""
+    """The most that may be sent while nothing is acknowledged."""
     unread: int = 0
-    """What came, and its reader has not taken."""
+    """The part of what came that its reader has not taken."""
     owed: int = 0
-    """What its reader has taken, and is still to be acknowledged."""
+    """The part that its reader has taken, and that is still to be acknowledged."""
 
 
 class Streams:
@@ -89,7 +88,7 @@ class Streams:
     def __init__(self, *, max_streams: int = MAX_STREAMS, counts_bytes: bool = False) -> None:
         self.counts_bytes = counts_bytes
         self._max_streams = max_streams
-        self._states: dict[int, _State] = {}
+        self._states: dict[int, Flow] = {}
         self._last_id = 0
         self._handlers: dict[Command, Callable[[Message], Taken]] = {
             Command.WRTE: self._receive_write,
@@ -118,20 +117,12 @@ class Streams:
         """Say no to an incoming stream."""
         return Message(Command.CLSE, 0, self._states.pop(local_id).remote_id)
 
-    def can_write(self, local_id: int) -> bool:
-        """Return whether the stream is open, and the peer takes more."""
-        state = self._states.get(local_id)
-        return state is not None and state.room > 0
-
-    def unacknowledged(self, local_id: int) -> int:
-        """Return the bytes that were sent and are not acknowledged, or messages of a peer that does not count
-        bytes.
-        """
-        state = self._states.get(local_id)
-        return 0 if state is None else state.granted - state.room
+    def flow(self, local_id: int) -> Flow:
+        """Return the flow of a stream, which is open on one side at least."""
+        return self._states[local_id]
 
     def write(self, local_id: int, payload: bytes) -> Message:
-        """Send one payload; only when `can_write`."""
+        """Send one payload; only where there is room."""
         state = self._states.get(local_id)
         if state is None or state.room <= 0:
             raise ValueError(f"stream {local_id} cannot take a write now")
@@ -161,6 +152,7 @@ class Streams:
         state = self._states.pop(local_id, None)
         if state is None:
             return None
+        state.room = 0
         return Message(CLSE, local_id, state.remote_id) if state.remote_id else None
 
     def receive(self, message: Message) -> Taken:
@@ -207,7 +199,9 @@ class Streams:
             return None, _closed(message)
         if self.counts_bytes:
             if state.unread + state.owed >= state.window:
-                raise ProtocolError(f"adb stream {local_id}: more than {state.window} bytes, none acknowledged")
+                raise ProtocolError(
+                    f"adb stream {local_id}: more than {state.window} bytes, none acknowledged"
+                )
             state.unread += len(payload)
         else:
             if state.unread:
@@ -221,9 +215,10 @@ class Streams:
         if state is None or message.arg0 not in (0, state.remote_id):
             return None, None
         del self._states[message.arg1]
+        state.room = 0
         return Closed(message.arg1, was_open=state.remote_id != 0), _closed(message)
 
-    def _grant(self, state: _State, count: int) -> None:
+    def _grant(self, state: Flow, count: int) -> None:
         """Let a stream send as the peer lets it, who does not always count bytes."""
         state.granted = state.room = min(count, WINDOW_BYTES) if self.counts_bytes else 1
 
@@ -236,7 +231,7 @@ class Streams:
         while local_id in self._states:
             local_id = local_id % 0xFFFFFFFF + 1
         self._last_id = local_id
-        self._states[local_id] = _State(remote_id, window)
+        self._states[local_id] = Flow(remote_id, window)
         return local_id
 
 
