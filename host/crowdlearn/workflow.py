@@ -26,15 +26,20 @@ Shape = Sequence[int]
 
 
 def diagnose(
-    model: nn.Module | str, shape: Shape | None = None, *, batch: int = 32, loss: str = "cross_entropy"
+    model: nn.Module | str | RunSpec,
+    shape: Shape | None = None,
+    *,
+    batch: int = 32,
+    loss: str = "cross_entropy",
 ) -> Diagnosis:
     """Tell what of a model can be sliced and trained, before anything is exported.
 
     `model` is a network, or its name as a run has it (`mlp:784-100-10`, `file.py:function`). `shape` is that
-    of one float32 sample; names of dense networks have it. `loss` is the name of what is to be learned.
+    of one float32 sample; names of dense networks have it. `loss` is the name of what is to be learned. The
+    description of a run has all three, and how samples are changed.
 
     Raises ExportError if the model does not give one tensor of scores, ConfigError if there is no such model
-    or shape.
+    or shape. Raises it, too, if samples cannot be changed so.
     """
     from crowdlearn_host.runs.networks import diagnosed
 

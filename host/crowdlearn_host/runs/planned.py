@@ -34,7 +34,9 @@ from crowdlearn_host.planner.problem.state_bytes import value_bytes
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.planner.triples.planned import plan_on_shares
 from crowdlearn_host.privacy.leaks.measured import MOST_SOURCES, Way, label_parts, leak_curves
+from crowdlearn_host.runs.checks.augmenting import augment_cost
 from crowdlearn_host.runs.data import load_split, sample_shape
+from crowdlearn_host.spec.augment import AugmentSection, check_augment
 from crowdlearn_host.spec.loss import CROSS_ENTROPY, LossSection
 from crowdlearn_host.spec.micro_batch import rows_for
 from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection, micro_rows
@@ -58,7 +60,7 @@ class PlanRequest:
     `shape` is that of one sample, `micro_batch` 0 for what training takes. `omega` uploads stand in the
     host's window, 0 for as many as there are groups. With `max_leak` no follower re-identifies a larger part
     of samples like those in `data` by the sums, in the form `sums`, that it gets; with `max_label_leak` none
-    reads a larger part of their labels.
+    reads a larger part of their labels. With `augment` dominators change samples before they enter.
     """
 
     model: str
@@ -86,6 +88,7 @@ class PlanRequest:
     learning_rate: float = TRAINING.learning_rate
     momentum_rate: float = TRAINING.momentum
     memory: MemoryUse | None = TRAINING.memory
+    augment: tuple[AugmentSection, ...] = ()
 
     @property
     def capped(self) -> str:
@@ -127,6 +130,7 @@ class PlanRequest:
             learning_rate=training.learning_rate,
             momentum_rate=training.momentum,
             memory=training.memory,
+            augment=training.augment,
         )
 
 
@@ -160,6 +164,7 @@ def plan_network(
     Compare with METIS and a hypergraph partitioner if `baselines` are wanted.
 
     Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget.
+    Raises ConfigError if samples cannot be changed as `request` says.
     Raises ConfigError if leaks are capped and there is no data to measure them by. Raises it, too, if groups
     are to be larger than the fleet.
     """
@@ -170,6 +175,7 @@ def plan_network(
             "the planner decide"
         )
     tell = on_step or (lambda what, number, of: None)
+    check_augment(request.augment, request.shape, integers=False)
     network = build_model(request.model, request.seed)
     loss = make_loss(request.loss.kind, **request.loss.options)
     graph = trainable_graph(network, torch.zeros(2, *request.shape), request.model, loss)
@@ -190,6 +196,7 @@ def plan_network(
         sums=request.sums,
         private=request.private and request.sums == "shares",
         memory=request.memory or "fastest",
+        fed_bytes=augment_cost(request.augment, request.shape, request.batch).bytes,
     )
     if request.sums == "shares":
         if request.capped:

@@ -20,8 +20,10 @@ from crowdlearn_host.cli.console.terminal import size, terminal
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.devices.trial import ALLOWED, PhoneTrial, try_on_phone
+from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.spec.loss import LossKind
+from crowdlearn_host.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis, Savings
@@ -35,7 +37,12 @@ SLICES = (
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="paper-mlp, mlp:784-100-10, file.py:function, or the description of a run (.toml)."
+        ),
+    ],
     shape: Annotated[
         str, typer.Option(help="Shape of one sample, such as 3x32x32.", show_default=False)
     ] = "",
@@ -51,14 +58,18 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check which modules slice, which only train whole and which do not train, and what a step costs."""
-    check_name(model)
-    sample = stated_shape(model, shape)
+    named: str | RunSpec = model
+    if model.endswith(".toml"):
+        named, sample = _described(model, shape, loss), None
+    else:
+        check_name(model)
+        sample = stated_shape(model, shape)
     with document(as_json) as tell:
         if phone:
             with Working(terminal(stderr=as_json), f"looking for {phone}, whose screen may ask"):
                 event_loop.run(_reach(phone, key))
         with Working(terminal(stderr=as_json), f"compiling a training step of {model}"):
-            report = crowdlearn.diagnose(model, sample, batch=batch, loss=loss.value)
+            report = crowdlearn.diagnose(named, sample, batch=batch, loss=loss.value)
         tried = None
         if phone and not report.compiles:
             with Working(terminal(stderr=as_json), f"running the step on {phone}") as working:
@@ -70,7 +81,7 @@ def doctor(
                     working.step(f"copying the bundle to {phone}, and running the step on it")
                     return made
 
-                trial = trial_of(model, sample, batch, loss.value)
+                trial = trial_of(named, sample, batch, loss.value)
                 tried = event_loop.run(_try(phone, key, trial, bundle))
         told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
         tell({"model": model, **asdict(report), **told})
@@ -80,6 +91,13 @@ def doctor(
             terminal().print(_compared(tried))
     if tried and not tried.agrees:
         raise typer.Exit(1)
+
+
+def _described(path: str, shape: str, loss: LossKind) -> RunSpec:
+    """Return a run's description. Raises ConfigError if options tell what it tells."""
+    if shape or loss != LossKind.cross_entropy:
+        raise ConfigError(f"{path} tells the shape of a sample and the loss: leave out --shape and --loss")
+    return RunSpec.load(path)
 
 
 async def _reach(serial: str, key: Path | None) -> None:

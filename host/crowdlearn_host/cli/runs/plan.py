@@ -220,6 +220,9 @@ def plan(
         console.print(
             f"Micro-batches of {planned.training.micro_batch} samples do not fit every device's memory."
         )
+    if asked.augment:
+        held = size(planned.training.fed_bytes)
+        console.print(f"The dominator holds {held} more while it changes the samples of a mini-batch.")
     if planned.plan.shares:
         console.print(_triples(planned))
     if len(planned.plan.pieces) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Literal
 
@@ -40,7 +40,8 @@ class Training:
     `theta` is the share of weights that a group uploads each epoch, and downloads, `value_bytes` each. A
     snapshot is stored every `snapshot_every` mini-batches, and at the end of a pass. `leaks`, if any, cap
     what a follower gets to see. `private` tells that steps on shares are those of DP-SGD, with room for every
-    draw.
+    draw. While the dominator changes the samples of a mini-batch (training.augment) it holds
+    `fed_bytes` more.
     """
 
     batch: int = 32
@@ -58,6 +59,7 @@ class Training:
     sums: Literal["plain", "masked", "shares"] = "plain"
     private: bool = False
     memory: MemoryUse = "fastest"
+    fed_bytes: float = 0.0
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -158,17 +160,20 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
         # input layer's: they come last, when those of the one before are gone.
         more = training.staleness * (1 if 0 in layers else 2)
         gradient = FLOAT * (1 + more) * parameters
-        memory.append(bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint))
+        known = bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint)
+        memory.append(replace(known, ahead=known.ahead + training.fed_bytes * (0 in layers)))
     neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
     first = graph.layers[0]
+    steps = training.is_one_micro_batch and not ranked
+    whole = [
+        replace(tail, bytes=tail.bytes + training.fed_bytes * (0 in tail.inside))
+        for tail in tails(graph, training.micro_batch, footprint, steps=steps)
+    ]
     return Costs(
         neurons,
         links(graph),
         tuple(each),
-        Memory(
-            tuple(memory),
-            tails(graph, training.micro_batch, footprint, steps=training.is_one_micro_batch and not ranked),
-        ),
+        Memory(tuple(memory), tuple(whole)),
         members,
         sum(
             graph.layers[spec.layer].neurons * prod(spec.shape)

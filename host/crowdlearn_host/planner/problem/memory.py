@@ -35,7 +35,7 @@ class BundleMemory:
 
     `program` is what running it needs, and `messages` what its widest message needs; a piece has the largest
     sum of the two over its bundles. `ahead` is for messages of input and output layer, which leave while
-    others are under way.
+    others are under way, and for samples that are changed before they enter.
     """
 
     neurons: int

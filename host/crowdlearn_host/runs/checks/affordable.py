@@ -41,6 +41,9 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
             raise _more("training.optimizer", training.optimizer, "memory", planned.optimizer, advice)
         if len(plan.groups) > 1 and theta < 1 and not planned.theta < 1:
             raise _more("sharing.theta", theta, "memory", 1, f"plan again with --theta {theta}")
+        if training.augment and not planned.fed_bytes:
+            names = ", ".join(each.kind for each in training.augment)
+            raise _more("training.augment", names, "memory", "none", "plan again with this run's file")
         _check_samples(planned, config, micro_batch)
         if USES.index(memory_of(training, plan)) > USES.index(planned.memory):
             raise _more(
