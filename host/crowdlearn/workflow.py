@@ -14,7 +14,7 @@ from .training import Listener, Training, Work, heard_by
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis
-    from crowdlearn_host.coordinator.hub.server import OnEvent
+    from crowdlearn_host.coordinator.hub.records import OnEvent
     from crowdlearn_host.planner.plan import Plan
     from crowdlearn_host.planner.problem.fleet import Fleet
     from crowdlearn_host.runs.results.evaluation import Evaluation

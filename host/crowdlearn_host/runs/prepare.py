@@ -12,7 +12,7 @@ from crowdlearn_export.program.slice_program import SliceProgram, export_slices
 
 from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.coordinator.group.settings import Cut
-from crowdlearn_host.coordinator.hub.server import OnEvent
+from crowdlearn_host.coordinator.hub.records import OnEvent
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.spec.run_spec import RunSpec
 

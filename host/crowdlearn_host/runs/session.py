@@ -22,7 +22,7 @@ from crowdlearn_host.runs.results.losses import EpochLoss
 from crowdlearn_host.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
-    from crowdlearn_host.coordinator.hub.server import OnEvent
+    from crowdlearn_host.coordinator.hub.records import OnEvent
     from crowdlearn_host.coordinator.storage.run_folder import RunFolder
     from crowdlearn_host.runs.checks.checked import Checked
     from crowdlearn_host.runs.checks.survey import Wanted

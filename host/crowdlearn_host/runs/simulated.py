@@ -36,7 +36,7 @@ from crowdlearn_host.spec.simulated import Simulation
 from crowdlearn_host.spec.simulation import SimulationConfig
 
 if TYPE_CHECKING:
-    from crowdlearn_host.coordinator.hub.server import OnEvent
+    from crowdlearn_host.coordinator.hub.records import OnEvent
 
 
 def simulate_run(

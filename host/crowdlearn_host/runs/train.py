@@ -13,7 +13,8 @@ from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.exposition import exposed
-from crowdlearn_host.coordinator.hub.server import OnEvent, Server
+from crowdlearn_host.coordinator.hub.records import OnEvent
+from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.carriers.base import Reach, cancelled
 from crowdlearn_host.devices.carriers.registry import CARRIERS

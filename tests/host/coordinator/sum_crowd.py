@@ -32,7 +32,7 @@ from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.group.settings import Settings
-from crowdlearn_host.coordinator.hub.secure_sums import mean_of, references
+from crowdlearn_host.coordinator.hub.performers.sums import mean_of, references
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.sums import effects as of_sums
 from crowdlearn_host.coordinator.sums.lot import Lot

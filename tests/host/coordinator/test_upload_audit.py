@@ -13,7 +13,7 @@ from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.effects import Merge
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.hub.performer import Performer
+from crowdlearn_host.coordinator.hub.performers.groups import GroupPerformer
 from crowdlearn_host.coordinator.hub.traffic_ledger import TrafficLedger
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -104,7 +104,7 @@ async def test_the_host_tells_which_group_is_suspicious(synchronous: bool, tmp_p
     right = uploads_of(np.zeros(SIZE, np.float32))[0]
     with RunFolder(tmp_path / "run", create=True) as folder:
         store = Store(folder, shared, synchronous=synchronous)
-        performer = Performer(
+        performer = GroupPerformer(
             told,  # type: ignore[arg-type]
             groups,
             store,

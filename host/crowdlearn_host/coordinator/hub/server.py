@@ -24,7 +24,6 @@ from websockets.asyncio.connection import Connection
 from crowdlearn_host.coordinator.first_weights.beginning import Beginning
 from crowdlearn_host.coordinator.group.effects import Contribute
 from crowdlearn_host.coordinator.group.events import (
-    Chosen,
     Event,
     Joined,
     Left,
@@ -36,7 +35,6 @@ from crowdlearn_host.coordinator.group.events import (
 )
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.handlers.table import handle
-from crowdlearn_host.coordinator.group.places import OVER
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -50,10 +48,13 @@ from .connection import Attached
 from .introduction import check_proof, heard
 from .large_messages import LargeMessages
 from .ledger import CONTROL
-from .performer import OnCheckpoint, Performer
+from .performers.base import Together
+from .performers.choice import Choice
+from .performers.first_weights import FirstWeights
+from .performers.groups import GroupPerformer, OnCheckpoint
+from .performers.sums import SumPerformer
 from .pressure import AGAIN_SECONDS, Pressure
-from .repeated import Repeated
-from .secure_sums import SumPerformer
+from .records import OnEvent, Records
 from .throughput import Throughput
 from .traffic_ledger import TrafficLedger, purpose_of
 
@@ -64,7 +65,6 @@ restart).
 CHUNK_BYTES = 256 << 10
 
 Admits = Callable[[str, str], bool]
-OnEvent = Callable[[str, dict[str, Any]], None]
 TICK_SECONDS, LAST_TICK_SECONDS = 0.5, 5.0
 """The seconds between two looks of a group at the time: of one group among few, and at most."""
 AT_ONCE = 20
@@ -74,7 +74,7 @@ AT_ONCE = 20
 @dataclass
 class Server:
     """One run: its groups and its connections, on one event loop. What waits for the disk or computes for
-    long does so beside it (performer.py).
+    long does so beside it (`performers/`).
 
     Groups train at their own pace; device numbers tell who belongs to which.
     """
@@ -117,12 +117,11 @@ class Server:
         self._id = self.folder.id
         self.throughput = Throughput(self.traffic)
         self.pressure = Pressure()
-        self._repeated = Repeated()
         self.large = LargeMessages(self.folder.path)
         self._streams: set[asyncio.Task[None]] = set()
         self._ends = list(itertools.accumulate(group.settings.devices for group in self.groups[:-1]))
         self.store = Store(self.folder, self.shared, synchronous=self.synchronous)
-        self._performer = Performer(
+        self._performer = GroupPerformer(
             self,
             self.groups,
             self.store,
@@ -131,81 +130,41 @@ class Server:
             synchronous=self.synchronous,
             each=self.checkpoint_each,
         )
-        self._choosing: set[int] = set()
-        self._asked = False
-        self._drawn: asyncio.Task[None] | None = None
-        self._sums: SumPerformer | None = None
-        if self.sums is None and any(group.settings.secure for group in self.groups):
-            raise ConfigError("sharing.secure: the groups share by secure sums, and this server has none")
-        if self.sums is not None:
-            if (kept := self.folder.load_sum()) is not None:
-                self.sums.restore(*kept)
-            self._sums = SumPerformer(self, self.sums, len(self.groups), self.store, self._handle)
+        self._records = Records(
+            self.store, self.throughput, self.on_event, self.fail, of_groups=len(self.groups) > 1
+        )
+        self._choice = Choice(self.groups, self.on_choose, self.store, self._handle)
+        self._sums = self._sum_performer()
+        self._together: list[Together] = [self._choice]
+        if self._sums is not None:
+            self._together.append(self._sums)
+        if self.beginning is not None:
+            self._together.append(
+                FirstWeights(self, self.beginning, self.begin_with, self.store, self._handle)
+            )
+
+    def _sum_performer(self) -> SumPerformer | None:
+        """Return the performer of secure sums, if groups share by them."""
+        if self.sums is None:
+            if any(group.settings.secure for group in self.groups):
+                raise ConfigError("sharing.secure: the groups share by secure sums, and this server has none")
+            return None
+        if (kept := self.folder.load_sum()) is not None:
+            self.sums.restore(*kept)
+        return SumPerformer(self, self.sums, len(self.groups), self.store, self._handle)
 
     def contribute(self, group: int, contribution: Contribute) -> None:
         """Let a group that has come to the end of a round share by a secure sum."""
-        if self.sums is not None and self._sums is not None:
-            self.sums.ready(group, contribution)
-            self._sums.perform()
+        if self._sums is not None:
+            self._sums.ready(group, contribution)
 
     def choose(self, group: int) -> None:
         """Let a group that has trained wait for the model that its devices keep."""
-        self._choosing.add(group)
-        self._look_at_choice()
-
-    def _look_at_choice(self) -> None:
-        """Have the model chosen, once, when no group trains any more."""
-        if self._asked or not self._choosing:
-            return
-        if all(index in self._choosing or group.phase in OVER for index, group in enumerate(self.groups)):
-            self._asked = True
-            self.on_choose()
+        self._choice.wait(group)
 
     def chosen(self, model: Mapping[str, Floats]) -> None:
         """Have devices keep the model that was chosen: float32 [neurons, ...] by array."""
-        self.store.chosen = model
-        for index in sorted(self._choosing):
-            self._handle(index, Chosen())
-
-    def _change_sums(self, change: Callable[[SecureRounds], None]) -> None:
-        """Let secure sums know what happened, if there are any, and carry out what follows."""
-        if self.sums is not None and self._sums is not None:
-            change(self.sums)
-            self._sums.perform()
-
-    def _change_beginning(self, change: Callable[[Beginning], None]) -> None:
-        """Let the drawing of first weights know what happened, if it is not over, and carry out what
-        follows.
-        """
-        beginning = self.beginning
-        if beginning is None or beginning.over:
-            return
-        change(beginning)
-        beginning.look()
-        for number, message in beginning.take_messages():
-            if (to := self._attached.get(number)) is not None:
-                self.send(to, pb.Frame(first_weights=message))
-        if beginning.seed and self._drawn is None:
-            self._drawn = asyncio.get_running_loop().create_task(self._begin(beginning))
-        self._tell_beginning(beginning)
-
-    async def _begin(self, beginning: Beginning) -> None:
-        """Begin with the first weights that were drawn."""
-        try:
-            await self.store.do(self.begin_with, beginning.seed)
-        except Exception as error:
-            self.fail(error)
-            return
-        beginning.release()
-        self._tell_beginning(beginning)
-
-    def _tell_beginning(self, beginning: Beginning) -> None:
-        for name, fields in beginning.told:
-            self.tell(name, fields)
-        beginning.told.clear()
-        events, beginning.events = beginning.events, []
-        for index, event in events:
-            self._handle(index, event)
+        self._choice.chosen(model)
 
     def _handle(self, index: int, event: Event) -> None:
         """Have a group handle an event, and carry out its effects; its relay has the generation before any of
@@ -280,8 +239,8 @@ class Server:
         reason = "connection closed"
         try:
             self._handle(self._index(number), Joined(attached.device))
-            self._change_sums(lambda sums: sums.joined(number))
-            self._change_beginning(lambda beginning: None)
+            for each in self._together:
+                each.joined(number)
             reason = await attached.stream.ended()
         finally:
             attached.stream.abort()
@@ -289,8 +248,8 @@ class Server:
                 attached.counts = False
                 del self._attached[number]
                 self._handle(self._index(number), Left(number, reason))
-                self._change_sums(lambda sums: sums.left(number))
-                self._change_beginning(lambda beginning: beginning.left(number))
+                for each in self._together:
+                    each.left(number)
         return number not in self._group(number).attendance.unfit
 
     def _puts_off(self, name: str, wanted: int | None) -> bool:
@@ -340,7 +299,8 @@ class Server:
             before.counts = False
             before.stream.abort()
             self._handle(self._index(number), Left(number, "replaced by a new connection"))
-            self._change_beginning(lambda beginning: beginning.left(number))
+            for each in self._together:
+                each.replaced(number)
         self._attached[number] = attached
         attached.up.count(CONTROL, frame.ByteSize())
         welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, device=number)
@@ -363,14 +323,11 @@ class Server:
                 return self._keep(attached, frame.snapshot)
             case "wanted":
                 return self._give(attached, frame.wanted.sha256)
-            case "first_weights":
-                self._change_beginning(
-                    lambda beginning: beginning.answer(attached.number, frame.first_weights)
-                )
-                return None
-            case "sum_step":
+            case "first_weights" | "sum_step" as body:
                 attached.group.pace.heard(attached.number)
-                self._change_sums(lambda sums: sums.answer(attached.number, frame.sum_step))
+                for each in self._together:
+                    if each.body == body:
+                        each.answer(attached.number, frame)
                 return None
         index = self._index(attached.number)
         self._handle(index, Received(attached.number, frame))
@@ -461,19 +418,7 @@ class Server:
 
     def record(self, group: int | None, event: str, fields: dict[str, Any]) -> None:
         """Write down what happened, in a group of several, and show it."""
-        times = self._repeated.times(event, fields)
-        if times == 0:
-            return
-        if times > 1:
-            fields = {**fields, "times": times}
-        if group is not None and len(self.groups) > 1:
-            fields = {"group": group, **fields}
-        logged = fields
-        if event == "progress":
-            fields = {**fields, **self.throughput.trained(fields["rows"])}
-            logged = self.throughput.logged(fields)
-        self.store.log(event, logged, self.fail)
-        self.on_event(event, fields)
+        self._records.add(group, event, fields)
 
     @property
     def connected(self) -> Collection[Attached]:
@@ -528,12 +473,11 @@ class Server:
         while not self.over.is_set():
             for index in self._performer.held_back:
                 self.groups[index].pace.restart()  # it is others who take their time
-            self._change_sums(lambda sums: sums.tick(time.monotonic()))
-            self._change_beginning(lambda beginning: beginning.tick(time.monotonic()))
-            self._look_at_choice()
-            owing = set() if self.sums is None else self.sums.owing
+            for each in self._together:
+                each.tick(time.monotonic())
+            owing = None if self._sums is None else self._sums.owing
             for index in range(len(self.groups)):
-                if self.sums is not None:
+                if owing is not None:
                     self._handle(index, Owing(owing))
                 self._handle(index, Ticked(time.monotonic()))
                 if index % AT_ONCE == AT_ONCE - 1:
@@ -552,8 +496,8 @@ class Server:
         """Close every connection once what is queued on it has gone out, and everything is on disk."""
         for task in self._streams:
             task.cancel()
-        if self._sums is not None:
-            await self._sums.settled()
+        for each in self._together:
+            await each.settled()
         await self._performer.settled()
         await self.store.close()
         await asyncio.gather(*(attached.stream.close() for attached in list(self._attached.values())))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from crowdlearn_host.coordinator.hub.server import OnEvent, Server
+from crowdlearn_host.coordinator.hub.records import OnEvent
+from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.planner.problem.fleet import DeviceClass
 from crowdlearn_host.spec.run_spec import RunSpec
 

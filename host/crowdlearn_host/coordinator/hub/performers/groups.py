@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
@@ -15,41 +14,15 @@ from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.places import Places
 from crowdlearn_host.coordinator.group.restore_points import Place
+from crowdlearn_host.coordinator.hub.connection import Attached
+from crowdlearn_host.coordinator.hub.traffic_ledger import TrafficLedger
 from crowdlearn_host.coordinator.storage.store import Saved, Store
 from crowdlearn_host.errors import UpdateRefused
 
-from .connection import Attached
-from .traffic_ledger import TrafficLedger
+from .base import Hub
 
 OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
 """Group, epoch, and the global model's arrays; called in the store's thread."""
-
-
-class Hub(Protocol):
-    """The connections, as effects need them, and the listeners to what happens."""
-
-    def connection(self, device: int) -> Attached | None: ...
-
-    def send(self, to: Attached, frame: pb.Frame) -> None: ...
-
-    def stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None:
-        """Send frames no faster than the device takes them, as long as the generation lasts."""
-
-    def drop(self, device: int) -> None: ...
-
-    def refuse(self, device: str, reason: str) -> None: ...
-
-    def record(self, group: int, event: str, fields: dict[str, Any]) -> None: ...
-
-    def contribute(self, group: int, contribution: do.Contribute) -> None: ...
-
-    def choose(self, group: int) -> None:
-        """Have the model chosen that devices keep, once no group trains any more."""
-
-    def fail(self, error: Exception) -> None: ...
-
-    def finish(self) -> None:
-        """End the run: all groups are done or stopped, and all their effects are carried out."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +34,7 @@ class _Save:
     phase: str
 
 
-class Performer:
+class GroupPerformer:
     """The performer of effects. Those that wait for the disk or compute for long are done by the `store`;
     what is behind one of them in the same group waits for it. Other groups do not.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
@@ -15,7 +14,8 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
 from numpy.typing import NDArray
 
-from crowdlearn_host.coordinator.group.events import Event, Stopped, Summed
+from crowdlearn_host.coordinator.group.effects import Contribute
+from crowdlearn_host.coordinator.group.events import Stopped, Summed
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.storage.store import Store
 from crowdlearn_host.coordinator.sums.effects import (
@@ -31,42 +31,49 @@ from crowdlearn_host.coordinator.sums.effects import (
 from crowdlearn_host.coordinator.sums.norms import ContradictedError
 from crowdlearn_host.coordinator.sums.rounds import SecureRounds
 
-from .connection import Attached
+from .base import HandleEvent, Hub, Together
 
 
-class Hub(Protocol):
-    """Connections, as sums need them, and who hears of what happens."""
+class SumPerformer(Together):
+    """The performer of the effects of secure sums, in their order."""
 
-    def connection(self, device: int) -> Attached | None: ...
-
-    def send(self, to: Attached, frame: pb.Frame) -> None: ...
-
-    def tell(self, event: str, fields: dict[str, Any]) -> None: ...
-
-    def stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None: ...
-
-    def fail(self, error: Exception) -> None: ...
-
-
-class SumPerformer:
-    """The performer of the effects of secure sums, in their order; `handle` has one of the `groups` handle an
-    event.
-    """
+    body = "sum_step"
 
     def __init__(
-        self,
-        hub: Hub,
-        rounds: SecureRounds,
-        groups: int,
-        store: Store,
-        handle: Callable[[int, Event], None],
+        self, hub: Hub, rounds: SecureRounds, groups: int, store: Store, handle: HandleEvent
     ) -> None:
         self._hub, self._rounds, self._groups, self._store = hub, rounds, groups, store
         self._handle = handle
         self._queue: deque[SumEffect] = deque()
         self._busy: asyncio.Task[None] | None = None
 
-    def perform(self) -> None:
+    @property
+    def owing(self) -> set[int]:
+        """Return the devices that owe an answer."""
+        return self._rounds.owing
+
+    def joined(self, device: int) -> None:
+        self._rounds.joined(device)
+        self._perform()
+
+    def left(self, device: int) -> None:
+        self._rounds.left(device)
+        self._perform()
+
+    def answer(self, device: int, frame: pb.Frame) -> None:
+        self._rounds.answer(device, frame.sum_step)
+        self._perform()
+
+    def tick(self, now: float) -> None:
+        self._rounds.tick(now)
+        self._perform()
+
+    def ready(self, group: int, contribution: Contribute) -> None:
+        """Let a group that has come to the end of a round share by a sum."""
+        self._rounds.ready(group, contribution)
+        self._perform()
+
+    def _perform(self) -> None:
         """Carry out what is asked for, at once or in its turn."""
         self._queue.extend(self._rounds.effects)
         self._rounds.effects.clear()

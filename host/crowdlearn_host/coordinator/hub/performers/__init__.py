@@ -1,0 +1,1 @@
+"""Performers of effects: of groups, and of what all groups of a run do together."""
