@@ -30,6 +30,7 @@ TROUBLES = (
     "norm_refused",
     "suspicious",
     "not_summed",
+    "not_waited_for",
     "budget_spent",
     "unrevealed",
     "throttled",

@@ -138,6 +138,7 @@ def sums_of(prepared: Prepared, run: str, groups: Sequence[Group]) -> SecureRoun
         config.sharing.clip,
         config.privacy.delta,
         config.sharing.norm_bound or 0.0,
+        None if config.sharing.synchronous else config.sharing.wait,
     )
     return SecureRounds(terms, groups, config.training.grace_seconds)
 

@@ -75,6 +75,7 @@ class SumHost:
         noise: float,
         clip: float,
         bound: float = 0.0,
+        wait: float | None = None,
     ) -> None:
         self.disk, self.rng, self.size = disk, rng, settings.devices
         saved = disk.setdefault("groups", {})
@@ -85,7 +86,7 @@ class SumHost:
         self.shared = SharedModel(array_specs(), first_weights(), omega=1, tau=0.0)
         self.shared.resume(self.shared.window, iter(disk.setdefault("journal", [])))
         of_round = partial(lot, theta=theta)
-        terms = Terms(f"{RUN}/{RUN_ID.hex()}", theta, 1, of_round, noise, clip, bound=bound)
+        terms = Terms(f"{RUN}/{RUN_ID.hex()}", theta, 1, of_round, noise, clip, bound=bound, wait=wait)
         self.sums = SecureRounds(terms, self.groups, PATIENCE)
         if "sums" in disk:
             self.sums.restore(json.loads(disk["sums"]), disk.get("total"))
@@ -245,16 +246,19 @@ class SumCrowd:
         noise: float = 0.0,
         clip: float = 1.0,
         bound: float = 0.0,
+        wait: float | None = None,
         **changes: Any,
     ) -> None:
         self.settings = secure_settings(**changes)
         self.rng, self.theta, self.groups = random.Random(seed), theta, groups
-        self.noise = noise, clip, bound
+        self.noise = noise, clip, bound, wait
         programs = TinyPrograms([manifest(owned) for owned in TWO_PIECES])
         self.phones = [Phone(folder, n, 3, programs) for n in range(2 * groups)]
         self.disk: dict[str, Any] = {}
         self.connections: list[Connection] = []
         self.host = SumHost(self.settings, self.disk, self.rng, theta, groups, *self.noise)
+        self.frozen: set[int] = set()
+        """Devices that do nothing for the time being, connected as they are."""
         self.steps: list[tuple[int, pb.SumStep]] = []
         """All that the host heard of sums, as it would be known to one that is curious."""
         for phone in self.phones:
@@ -298,12 +302,14 @@ class SumCrowd:
                 return
             actions: list[tuple[str, Any]] = []
             for connection in self.connections:
+                if connection.number in self.frozen:
+                    continue
                 if connection.up:
                     actions.append(("hear", connection))
                 if connection.open and connection.down:
                     actions.append(("take", connection))
             busy = [phone for phone in self.phones if phone.connection is not None and not phone.idle]
-            actions += [("work", phone) for phone in busy]
+            actions += [("work", phone) for phone in busy if phone.number not in self.frozen]
             if not actions:
                 return
             kind, what = self.rng.choice(actions)

@@ -56,7 +56,7 @@ create table if not exists traffic (
 """
 
 
-FORMAT = 2
+FORMAT = 3
 """The format of run.db and of what stands beside it."""
 SUMS = -1
 """The number among groups at which run.db keeps the state of secure sums."""

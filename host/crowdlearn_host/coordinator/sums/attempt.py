@@ -30,13 +30,14 @@ Stage = Literal["keys", "shares", "masked", "norms", "agreeing", "revealing", "u
 
 @dataclass
 class Attempt:
-    """An attempt at the round that began at `place`. `group_of` tells the group of each member.
+    """An attempt at a sum of rounds, which began at `places`, by group. `group_of` tells the group of each
+    member.
 
     Raises AggregationError if an answer is refused: it changes nothing.
     """
 
     aggregator: Aggregator
-    place: Place
+    places: Mapping[int, Place]
     group_of: Mapping[int, int]
     stage: Stage = "keys"
     adverts: dict[int, Advert] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """The secure sums of a run, as a state machine without I/O or clock: groups and devices in, effects out.
 
-A round is summed when every group that is not resting has come to it. An attempt that loses a device before
+A round is summed when every group that is not resting has come to the end of one of its own; groups that take
+much longer than the others are not waited for, and are in a later sum. An attempt that loses a device before
 its survivors are named begins anew with other keys; from then on the survivors are those on disk, and the
 round ends with their sum or without any. A round that was ended is never entered again.
 """
@@ -52,6 +53,10 @@ class Terms:
     delta: float = 1e-5
     bound: float = 0.0
     """The norm of a group's move to which it is clipped, and which the host checks; 0: it does not."""
+    wait: float | None = None
+    """The time for which others are waited for, once enough groups have come, as a multiple of what those
+    took; None: until they come.
+    """
 
     @property
     def moves(self) -> float:
@@ -64,15 +69,17 @@ class Terms:
 
 
 class SecureRounds:
-    """The rounds of all groups; `number` of them are over, the last began at `done`."""
+    """The rounds of all groups; `number` sums are over, and `done` is where each group's last round in them
+    began.
+    """
 
     def __init__(self, terms: Terms, groups: Sequence[Group], patience: float) -> None:
         """Begin without a sum. `patience` are the seconds for which an absent device, or a group that is
-        paused, is waited for.
+        paused, is waited for; and a slow group at least.
         """
         self.effects: list[SumEffect] = []
         self.number = 0
-        self.done: Place | None = None
+        self.done: dict[int, Place] = {}
         self._terms, self._groups, self._patience = terms, groups, patience
         self._ready: dict[int, Contribute] = {}
         self._attempt: Attempt | None = None
@@ -84,19 +91,23 @@ class SecureRounds:
         self._paused: dict[int, float] = {}
         self._absent: dict[int, float] = {}
         self._now = 0.0
+        self._since: float | None = None
+        """The time at which the last sum was over."""
+        self._enough_at: float | None = None
+        """The time at which enough groups for the next had come."""
 
     def to_json(self, attempt: Attempt | None = None) -> dict[str, Any]:
         """Return what a restarted host needs, but for an attempt's total."""
         told: dict[str, Any] = {
             "number": self.number,
-            "done": self.done,
+            "done": dict(self.done),
             "refused": sorted(self._refused),
             "attempt": None,
         }
         if attempt is not None:
             told["attempt"] = {
                 "norms": None if attempt.norms is None else attempt.norms.to_json(),
-                "place": attempt.place,
+                "places": dict(attempt.places),
                 "groups": dict(attempt.group_of),
                 "aggregator": attempt.aggregator.to_json(),
             }
@@ -106,12 +117,12 @@ class SecureRounds:
         """Go on from what was kept; `total` is the attempt's, uint32 [n]. Raises RunError if damaged."""
         try:
             self.number = int(told["number"])
-            self.done = _place(told["done"]) if told["done"] is not None else None
+            self.done = _places(told["done"])
             self._refused = {int(group) for group in told["refused"]}
             if (kept := told["attempt"]) is not None and total is not None:
                 aggregator = Aggregator.from_json(kept["aggregator"], total)
                 group_of = {int(member): int(group) for member, group in kept["groups"].items()}
-                self._attempt = Attempt(aggregator, _place(kept["place"]), group_of, "agreeing")
+                self._attempt = Attempt(aggregator, _places(kept["places"]), group_of, "agreeing")
                 if kept["norms"] is not None:
                     self._attempt.norms = Norms.from_json(kept["norms"])
         except (ValueError, KeyError, TypeError, AttributeError, AggregationError) as error:
@@ -124,10 +135,11 @@ class SecureRounds:
 
     def ready(self, group: int, contribution: Contribute) -> None:
         """Take in a group that has come to the end of a round, or that comes again after a recovery."""
-        if self.done is not None and contribution.place <= self.done:
-            self.effects.append(Over(group, contribution.place))
-            return
         self._ready[group] = contribution
+        self._resting.discard(group)
+        if self._is_over(group):
+            self.effects.append(Over(group, self._ready.pop(group).place))
+            return
         attempt = self._attempt
         if attempt is not None and not attempt.is_named and group in attempt.group_of.values():
             self._begin_anew("a group recovered")
@@ -168,6 +180,8 @@ class SecureRounds:
     def tick(self, now: float) -> None:
         """Let time pass."""
         self._now = now
+        if self._since is None:
+            self._since = now
         if self._attempt is not None and self._attempt.is_named:
             for member in self._attempt.aggregator.survivors:
                 if not self._is_here(member):
@@ -181,7 +195,7 @@ class SecureRounds:
     def released(self) -> None:
         """End the sum, which is in the global model, on disk."""
         assert self._attempt is not None
-        self._end(self._attempt.place)
+        self._end(self._attempt.places)
         if self._terms.noise:
             epsilon = self._terms.epsilon(self.number)
             self.effects.append(Tell("noisy_sum", {"sums": self.number, "group_epsilon": epsilon}))
@@ -190,7 +204,7 @@ class SecureRounds:
         """End the round of a sum that has other projections than its devices showed."""
         assert self._attempt is not None
         self.effects.append(Tell("sum_contradicted", {"groups": self._attempt.aggregator.round.terms}))
-        self._end(self._attempt.place, keep=True)
+        self._end(self._attempt.places, keep=True)
 
     def _look(self) -> None:
         """Go on as far as the answers allow."""
@@ -227,16 +241,23 @@ class SecureRounds:
         return False
 
     def _begin(self) -> bool:
-        """Begin an attempt if every group that is waited for is at the end of a round."""
+        """Begin an attempt if every group that is waited for is at the end of a round; whether a round began,
+        or is over.
+        """
         under_way = {index for index, group in enumerate(self._groups) if group.phase not in TRAINED}
         under_way -= self._refused
+        if not under_way and self._ready:  # of groups that were refused, which nobody is ahead of
+            self._end({group: each.place for group, each in self._ready.items()}, keep=True)
+            return True
         waited = under_way - self._resting
-        if not waited or not waited <= self._ready.keys():
+        sharing = {index: self._ready[index] for index in sorted(waited & self._ready.keys())}
+        if not sharing:
             return False
-        place = min(self._ready[index].place for index in waited)
-        sharing = {index: self._ready[index] for index in sorted(waited) if self._ready[index].place == place}
         fewest = min(self._samples(index) for index in sharing)
         least = least_contributors(self._terms.rank, fewest)
+        late = waited - sharing.keys()
+        if late and not self._is_waited_long(len(sharing) >= least):
+            return False
         finished = any(group.phase in ("choosing", "done") for group in self._groups)
         if len(under_way) < least and not finished:
             self.effects.append(
@@ -251,8 +272,10 @@ class SecureRounds:
             if under_way & self._resting:
                 return False
             self.effects.append(Tell("not_summed", {"groups": len(sharing), "least": least}))
-            self._end(place, keep=True)
+            self._end({index: each.place for index, each in sharing.items()}, keep=True)
             return True
+        if late:
+            self.effects.append(Tell("not_waited_for", {"groups": sorted(late)}))
         lot = self._terms.lot(self.number)
         layout = {
             device: (index, ranges)
@@ -268,7 +291,8 @@ class SecureRounds:
             secrets.token_bytes(ATTEMPT_BYTES),
         )
         group_of = {device: index for device, (index, _) in layout.items()}
-        self._attempt = Attempt(Aggregator(round_, len(lot.positions)), place, group_of)
+        places = {index: each.place for index, each in sharing.items()}
+        self._attempt = Attempt(Aggregator(round_, len(lot.positions)), places, group_of)
         owners = [
             pb.SumOwner(
                 peer=pb.Peer(device=device, identity=self._groups[index].devices[device].identity),
@@ -290,10 +314,19 @@ class SecureRounds:
             )
             self.effects.append(SendStep(device, pb.SumStep(attempt=round_.attempt, begin=begin)))
         for device, (index, ranges) in layout.items() if self._terms.moves else ():
-            places = np.concatenate([lot.positions[start:stop] for start, stop in ranges])
+            positions = np.concatenate([lot.positions[start:stop] for start, stop in ranges])
             generation = sharing[index].generation
-            self.effects.append(SendReference(device, generation, round_.attempt, places))
+            self.effects.append(SendReference(device, generation, round_.attempt, positions))
         return True
+
+    def _is_waited_long(self, enough: bool) -> bool:
+        """Return whether late groups had their time: as long as the terms say after `enough` others came."""
+        if self._terms.wait is None or self._since is None or not enough:
+            return False
+        if self._enough_at is None:
+            self._enough_at = self._now
+        wait = max(self._patience, self._terms.wait * (self._enough_at - self._since))
+        return self._now - self._enough_at >= wait
 
     def _begin_anew(self, why: str) -> None:
         """Give an attempt up whose survivors were named to no device, or confirmed by none."""
@@ -304,7 +337,7 @@ class SecureRounds:
         """Draw the seed of projections, now that all masked values are here, and ask for them."""
         if self._tries == PROJECTIONS:  # as often as devices answer
             self.effects.append(Tell("not_summed", {"groups": attempt.aggregator.round.terms, "least": 0}))
-            self._end(attempt.place, keep=True)
+            self._end(attempt.places, keep=True)
             return True
         self._tries += 1
         attempt.stage, attempt.norms = "norms", Norms()
@@ -356,7 +389,7 @@ class SecureRounds:
         """Unmask the sum if enough shares are here."""
         if attempt.aggregator.can_unmask(attempt.revealed):
             attempt.stage = "unmasking"
-            state = {**self.to_json(), "number": self.number + 1, "done": attempt.place}
+            state = {**self.to_json(), "number": self.number + 1, "done": {**self.done, **attempt.places}}
             revealed, positions = tuple(attempt.revealed.values()), self._terms.lot(self.number).positions
             self.effects.append(
                 Release(
@@ -364,7 +397,7 @@ class SecureRounds:
                     attempt.aggregator,
                     revealed,
                     positions,
-                    attempt.place,
+                    max(attempt.places.values()),
                     self._terms.moves > 0,
                     attempt.norms,
                 )
@@ -380,17 +413,24 @@ class SecureRounds:
         survivors = len(attempt.aggregator.survivors)
         told = {"confirmed": len(attempt.tags), "survivors": survivors}
         self.effects.append(Tell("sum_lost", told))
-        self._end(attempt.place, keep=True)
+        self._end(attempt.places, keep=True)
 
-    def _end(self, place: Place, *, keep: bool = False) -> None:
-        """End the round of `place`, and tell every group that has come to it."""
-        self.number, self.done, self._attempt, self._tries = self.number + 1, place, None, 0
+    def _end(self, places: Mapping[int, Place], *, keep: bool = False) -> None:
+        """End the rounds of groups that began at these places, and those in which refused ones wait; tell
+        them.
+        """
+        refused = {group: each.place for group, each in self._ready.items() if group in self._refused}
+        self.number, self._attempt, self._tries = self.number + 1, None, 0
+        self._since, self._enough_at = self._now, None
+        self.done.update({**places, **refused})
         if keep:
             self.effects.append(Keep(self.to_json()))
-        for group, contribution in sorted(self._ready.items()):
-            if contribution.place <= place:
-                self.effects.append(Over(group, contribution.place))
-        self._ready = {group: each for group, each in self._ready.items() if each.place > place}
+        for group in sorted(filter(self._is_over, self._ready)):
+            self.effects.append(Over(group, self._ready.pop(group).place))
+
+    def _is_over(self, group: int) -> bool:
+        """Return whether the round at whose end a group is was summed, or can be no more."""
+        return group in self.done and self._ready[group].place <= self.done[group]
 
     def _samples(self, index: int) -> int:
         """Return the samples that a group trains on."""
@@ -409,6 +449,6 @@ class SecureRounds:
         return next(found, f"device {device}")
 
 
-def _place(told: Sequence[int]) -> Place:
-    epoch, shared = told
-    return int(epoch), int(shared)
+def _places(told: Mapping[str, Sequence[int]]) -> dict[int, Place]:
+    """Return places by group, as JSON has them."""
+    return {int(group): (int(epoch), int(shared)) for group, (epoch, shared) in told.items()}
