@@ -33,7 +33,10 @@ APP_LIBRARIES = {"crowdlearn": ("memory.c", "line.c"), OPENS_DESCRIPTORS: ("open
 LIBRARIES = {"android-x86_64": "x86_64", "android-arm64": "arm64-v8a"}
 COMPILERS = {"android-x86_64": "g++", "android-arm64": "aarch64-linux-gnu-g++"}
 QEMU = "qemu-aarch64-static"
-DTYPES = {"uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float32": 6, "float64": 7, "bool": 11}
+DTYPES = {
+    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4,
+    "float16": 5, "float32": 6, "float64": 7, "bool": 11,
+}  # fmt: skip
 _NUMBERS = {number: np.dtype(name) for name, number in DTYPES.items()}
 
 _NEUTRAL = 0x6FFF0001
@@ -57,8 +60,10 @@ class AndroidLibrary:
         """Names of the operators that it has, without those of delegates."""
         return frozenset(self._run("--kernels").decode().split())
 
-    def run(self, pte: bytes, inputs: Arrays) -> Arrays:
-        """METHOD/out0, METHOD/after0 and so on, of arrays METHOD/in0 and so on. Raises RuntimeError."""
+    def run(self, pte: bytes, inputs: Arrays, times: int = 0) -> Arrays:
+        """METHOD/out0, METHOD/after0 and so on, of arrays METHOD/in0 and so on; where `times` is given, after
+        so many runs on one thread. Raises RuntimeError.
+        """
         with tempfile.TemporaryDirectory(prefix="crowdlearn-") as folder:
             program, given, found = (Path(folder, name) for name in ("program.pte", "in", "out"))
             program.write_bytes(pte)
@@ -69,7 +74,7 @@ class AndroidLibrary:
                 count = sum(name.partition("/")[0] == method for name in inputs)
                 arrays += [inputs[f"{method}/in{number}"] for number in range(count)]
             given.write_bytes(_encode(methods))
-            self._run(str(program), str(given), str(found))
+            self._run(str(program), str(given), str(found), *([str(times)] if times else []))
             return _decode(found.read_bytes(), methods)
 
     def _run(self, *arguments: str) -> bytes:

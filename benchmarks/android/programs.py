@@ -12,6 +12,7 @@ from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.replay import Arrays, replay_arrays
 from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.graph.freezing import hold_frozen
 from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.program.inference import inference_stage
 from crowdlearn_export.stages.piece_stages import piece_stages
@@ -54,6 +55,14 @@ def dense() -> nn.Module:
         *(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU()),
         *(nn.Linear(9, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4)),
     )
+
+
+def resting() -> nn.Module:
+    """The same with its first layers frozen."""
+    model = dense()
+    for first, _ in zip(model.children(), range(3), strict=False):
+        first.eval().requires_grad_(False)
+    return model
 
 
 def plain() -> nn.Module:
@@ -115,10 +124,13 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "plain": (plain, (12,)),
 }
 """Networks of which a step is the only method."""
+HALVES = "halves"
 
 
-def programs(names: Sequence[str] = (*SHAPES, "transformer")) -> Iterator[Program]:
-    """For each sliced network its pieces, the whole, and its prediction; for those of STEPS a step."""
+def programs(names: Sequence[str] = (*SHAPES, "transformer", HALVES)) -> Iterator[Program]:
+    """For each sliced network its pieces, the whole, and its prediction; for those of STEPS a step; and a
+    whole network whose frozen weights are float16.
+    """
     for name in names:
         torch.manual_seed(0)
         if name in STEPS:
@@ -134,6 +146,12 @@ def programs(names: Sequence[str] = (*SHAPES, "transformer")) -> Iterator[Progra
                 step.method.updates,
             )
             yield _program(name, [method])
+            continue
+        if name == HALVES:
+            model = resting()
+            graph = hold_frozen(neuron_graph(model, torch.randn(BATCH, 12)), model, "float16")
+            whole = piece_stages(graph, [layer.neurons for layer in graph.layers], SGD)
+            yield _program(name, [stage.method for stage in whole])
             continue
         make, shape = SHAPES[name]
         graph = neuron_graph(make().train(), torch.randn(BATCH, *shape))

@@ -8,6 +8,7 @@ from crowdlearn_device.program.android_operators import ON_ANDROID
 from crowdlearn_host.bundle.elf import read_elf
 
 from benchmarks.android.agreement import agreement
+from benchmarks.android.instructions import CORES, counting_plugin, instructions_of
 from benchmarks.android.library import (
     LIBRARIES,
     AndroidLibrary,
@@ -16,7 +17,7 @@ from benchmarks.android.library import (
     fetch_package,
     for_glibc,
 )
-from benchmarks.android.programs import SHAPES, Program, programs
+from benchmarks.android.programs import HALVES, SHAPES, Program, programs
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def libraries(android_cache: Path) -> list[AndroidLibrary]:
         pytest.skip(str(reason))
 
 
-@pytest.mark.parametrize("network", [*SHAPES, "transformer"])
+@pytest.mark.parametrize("network", [*SHAPES, "transformer", HALVES])
 def test_androids_own_libraries_give_what_the_python_runtime_gives(
     network: str, libraries: list[AndroidLibrary]
 ) -> None:
@@ -43,6 +44,18 @@ def test_androids_own_libraries_give_what_the_python_runtime_gives(
 def test_androids_libraries_have_the_operators_of_the_allow_list(libraries: list[AndroidLibrary]) -> None:
     for library in libraries:
         assert library.operators() == ON_ANDROID, "run python -m benchmarks.android.operators --write"
+
+
+def test_instructions_of_a_step_are_counted_and_no_others(libraries: list[AndroidLibrary]) -> None:
+    program = next(programs(("plain",)))
+    for library in libraries:
+        try:
+            plugin = counting_plugin(library)
+        except Missing as reason:
+            pytest.skip(str(reason))
+        for core in CORES[library.name]:
+            found = instructions_of(library, plugin, core, program.pte, program.inputs)
+            assert 1_000 < found < 1_000_000, f"{library.name} {core}"  # starting takes millions
 
 
 def test_arrays_that_a_program_does_not_take_are_refused(libraries: list[AndroidLibrary]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = ("dense", "transformer")
+NAMES = ("dense", "transformer", "halves")
 
 
 def write(folder: Path) -> None:

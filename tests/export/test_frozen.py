@@ -52,8 +52,8 @@ class Eager(Executor):
     def hold(self, arrays: Iterable[Any]) -> None:
         pass
 
-    def zeros(self, shape: Sequence[int]) -> Any:
-        return np.zeros(shape, np.float32)
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Any:
+        return np.zeros(shape, dtype)
 
     def run(self, method: str, inputs: Sequence[Any], *, borrowed: bool = False) -> list[Any]:
         self.ran[method] += 1

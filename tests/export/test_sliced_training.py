@@ -19,7 +19,7 @@ from crowdlearn_device.program.executor import Executor, ExecuTorchExecutor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol.schedule import Pass, micro_batches
 from crowdlearn_device.state.piece_state import PieceState
-from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.neuron_graph import FrozenAs, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of, state_of
 from crowdlearn_export.program.slice_program import export_slice
@@ -362,10 +362,11 @@ def assert_sliced_equals_whole(
     ranked: bool = True,
     of: Pass = Pass(0, STEPS),
     relative: float = RELATIVE,
+    frozen_as: FrozenAs = "float32",
 ) -> list[Piece]:
     torch.manual_seed(3)
     model = build()
-    graph = neuron_graph(model, torch.zeros(2, *sample))
+    graph = replace(neuron_graph(model, torch.zeros(2, *sample)), frozen_as=frozen_as)
     rng = np.random.default_rng(1)
     order = orders(graph)
     made = exported(programs) if isinstance(programs, Path) else programs

@@ -82,6 +82,14 @@ def test_programs_that_take_more_memory_than_was_planned_are_refused() -> None:
         check_affordable(least, configured({"memory": "balanced"}), 16)
 
 
+def test_frozen_weights_are_held_as_planned() -> None:
+    halved = replace(plan(), training=replace(PLANNED, frozen="float16"))
+    check_affordable(halved, configured({"frozen": "float16"}), 16)
+    check_affordable(plan(), configured({"frozen": "float16"}), 16)
+    with pytest.raises(ConfigError, match=r"training.frozen is float32, .* float16; set it to float16"):
+        check_affordable(halved, configured({}), 16)
+
+
 def test_a_copy_for_groups_that_share_a_part_is_planned_or_refused() -> None:
     group = GroupPlan(("a", "b"), ())
     groups = replace(plan(), groups=(group, replace(group, devices=("c", "d"))))

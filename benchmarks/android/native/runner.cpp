@@ -2,6 +2,7 @@
 //
 //   runner --kernels               names of the operators that the library has, one a line
 //   runner PROGRAM.pte IN OUT      every method of IN on its arrays; OUT has what they gave
+//   runner PROGRAM.pte IN OUT N    the same, each N times, on one thread
 //
 // IN, little-endian: number of methods; each: name, number of arrays; each array: dtype (ExecuTorch's number),
 // number of dimensions, dimensions, number of bytes, bytes. Numbers are int32, a name its length and its bytes.
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include <executorch/extension/data_loader/file_data_loader.h>
+#include <executorch/extension/threadpool/threadpool.h>
 #include <executorch/runtime/core/hierarchical_allocator.h>
 #include <executorch/runtime/executor/memory_manager.h>
 #include <executorch/runtime/executor/method.h>
@@ -110,7 +112,7 @@ void put(FILE *file, int32_t dtype, const TensorImpl::SizesType *sizes, size_t r
   fwrite(data, 1, size, file);
 }
 
-void run(Program &program, const std::string &name, std::vector<Array> &arrays, FILE *out) {
+void run(Program &program, const std::string &name, std::vector<Array> &arrays, int times, FILE *out) {
   auto looked = program.method_meta(name.c_str());
   auto &meta = checked(looked, name);
   std::vector<std::vector<uint8_t>> planned;
@@ -133,8 +135,10 @@ void run(Program &program, const std::string &name, std::vector<Array> &arrays, 
     Error error = method.set_input(EValue(Tensor(&tensors[i])), i);
     if (error != Error::Ok) fail(name + ", input " + std::to_string(i), static_cast<unsigned>(error));
   }
-  Error error = method.execute();
-  if (error != Error::Ok) fail(name, static_cast<unsigned>(error));
+  for (int i = 0; i < times; i++) {
+    Error error = method.execute();
+    if (error != Error::Ok) fail(name, static_cast<unsigned>(error));
+  }
   put(out, meta.num_outputs());
   for (size_t i = 0; i < meta.num_outputs(); i++) {
     auto tensor = method.get_output(i).toTensor();
@@ -155,7 +159,9 @@ int main(int count, char **words) {
     for (auto &kernel : get_registered_kernels()) printf("%s\n", kernel.name_);
     leave(0);
   }
-  if (count != 4) { fprintf(stderr, "runner PROGRAM.pte IN OUT\n"); leave(2); }
+  if (count != 4 && count != 5) { fprintf(stderr, "runner PROGRAM.pte IN OUT [N]\n"); leave(2); }
+  const int times = count == 5 ? atoi(words[4]) : 1;
+  if (count == 5) executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(1);
   auto opened = executorch::extension::FileDataLoader::from(words[1], 64);
   auto &loader = checked(opened, words[1]);
   auto loaded = Program::load(&loader, Program::Verification::InternalConsistency);
@@ -167,7 +173,7 @@ int main(int count, char **words) {
     std::string name = in.name();
     std::vector<Array> arrays(in.number());
     for (auto &array : arrays) array = in.array();
-    run(program, name, arrays, out);
+    run(program, name, arrays, times, out);
   }
   fclose(out);
   leave(0);

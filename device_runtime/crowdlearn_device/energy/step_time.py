@@ -92,5 +92,5 @@ def _step(executor: Executor, inputs: dict[str, list[Array]], stages: dict[str, 
 def _zeros(port: Port, batch: int, executor: Executor) -> Array:
     shape = [batch if size == "B" else int(size) for size in port.shape]
     if port.role in HELD:
-        return executor.zeros(shape)
+        return executor.zeros(shape, port.dtype)
     return np.zeros(shape, np.dtype(port.dtype))

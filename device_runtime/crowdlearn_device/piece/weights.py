@@ -36,10 +36,11 @@ class Weights:
         self._accumulated: dict[str, Floats] = {}
         self._stale: dict[str, Floats] = {}
         known = {"value": self._values, **self._slots, "gradient": self._accumulated}
+        held_as = {array.name: array.dtype for array in manifest.arrays}
         for arrays in state.layers.values():
             for key, array in arrays.items():
                 kind, name = key.split("/", 1)
-                known[kind][name] = np.require(array, np.float32, ["C", "W"])  # steps write them in place
+                known[kind][name] = np.require(array, held_as[name], ["C", "W"])  # steps write them in place
 
     @property
     def ranked(self) -> bool:
@@ -51,7 +52,7 @@ class Weights:
         return bool(self._stale)
 
     def arrays(self) -> list[Floats]:
-        """Return what steps change in place. Each is float32 [neurons, ...]."""
+        """Return what steps take, and change in place. Each is [neurons, ...]: float32, or frozen."""
         return [*self._values.values(), *(x for arrays in self._slots.values() for x in arrays.values())]
 
     @property
@@ -64,7 +65,7 @@ class Weights:
     def at_port(self, port: Port, step: int) -> Array:
         """Return what a program takes at a port for an array or one of its slots in mini-batch `step`.
 
-        It is float32 [neurons, ...].
+        It is of the port's dtype, [neurons, ...].
         """
         if port.role in self._slots:
             return self._slots[port.role][port.name]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.frames import Array
 
 from .executor import check_identifier
 
@@ -71,9 +71,9 @@ class AndroidExecutor:
         usable = [x for x in arrays if x.flags.c_contiguous and x.flags.writeable]
         self._held = {id(array): (array, self._known(array)) for array in usable}
 
-    def zeros(self, shape: Sequence[int]) -> Floats:
-        """Return float32 zeros [...]."""
-        return np.zeros(shape, np.float32)
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+        """Return zeros of `dtype` [...]."""
+        return np.zeros(shape, dtype)
 
     @staticmethod
     def prepare() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.frames import Array
 
 from .manifest import Manifest
 from .manifest_reader import read_manifest
@@ -44,8 +44,8 @@ class Executor(Protocol):
         """
         ...
 
-    def zeros(self, shape: Sequence[int]) -> Floats:
-        """Return float32 zeros [...] where the program reaches them without a copy."""
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+        """Return zeros of `dtype` [...] where the program reaches them without a copy."""
         ...
 
 
@@ -108,9 +108,9 @@ class ExecuTorchExecutor:
         self._held = {}  # an array's id is its own as long as it is held
         self._held = {id(x): (x, self._view(x)) for x in arrays if _writable(x) is x}
 
-    def zeros(self, shape: Sequence[int]) -> Floats:
-        """Return float32 zeros [...]."""
-        return np.zeros(shape, np.float32)
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+        """Return zeros of `dtype` [...]."""
+        return np.zeros(shape, dtype)
 
     @staticmethod
     def prepare() -> None:

@@ -32,8 +32,10 @@ from .manifest import (
 READABLE = range(1, FORMAT + 1)
 OF_OPTIMIZERS = 5
 """The first format that knows other optimizers than SGD."""
+HELD_AS = ("float32", "float16")
+"""The types in which a device holds arrays; only frozen ones in others than the first."""
 MAX_MANIFEST = 4 << 20
-DTYPES = frozenset({"float32", "int64"})
+DTYPES = frozenset({"float32", "float16", "int64"})
 
 
 def read_manifest(text: str | bytes) -> Manifest:
@@ -79,6 +81,8 @@ def _inconsistency(manifest: Manifest) -> str:
     back = {edge.source for edge in manifest.edges if edge.taught} | {count - 1}
     if any(array.trained and (array.frozen or array.layer not in back) for array in manifest.arrays):
         return "manifest trains what is frozen, or what no errors come back to"
+    if any(a.dtype not in HELD_AS[: 1 + a.frozen] for a in manifest.arrays):
+        return "manifest holds arrays in a type in which they cannot be"
     shapes = {a.name: (manifest.layers[a.layer].owned, *a.shape) for a in manifest.arrays}
     for method in manifest.methods:
         for port in (*method.inputs, *method.outputs):
@@ -176,6 +180,7 @@ def _array(x: Any) -> ArraySpec:
         trained=_flag(x["trained"]),
         offset=_integer(x["offset"], 0, 1 << 31),
         frozen=_flag(x.get("frozen", False)),
+        dtype=_string(x.get("dtype", "float32")),
     )
 
 

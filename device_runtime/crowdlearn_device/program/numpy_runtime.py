@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.frames import Array
 
 from .executor import check_identifier
 
@@ -65,9 +65,9 @@ class NumpyRuntimeExecutor:
         Arrays are of any dtype and shape [...].
         """
 
-    def zeros(self, shape: Sequence[int]) -> Floats:
-        """Return float32 zeros [...]."""
-        return np.zeros(shape, np.float32)
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+        """Return zeros of `dtype` [...]."""
+        return np.zeros(shape, dtype)
 
     @staticmethod
     def prepare() -> None:

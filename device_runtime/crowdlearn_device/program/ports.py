@@ -74,8 +74,10 @@ def metrics_method(shape: PieceShape, names: Sequence[str]) -> MethodSpec:
 
 
 def predict_method(shape: PieceShape) -> MethodSpec:
-    """Return the method that takes the whole network from samples to scores, in evaluation mode."""
-    arrays = [_array(shape, array) for array in shape.arrays]
+    """Return the method that takes the whole network, all in float32, from samples to scores, in evaluation
+    mode.
+    """
+    arrays = [replace(_array(shape, array), dtype="float32") for array in shape.arrays]
     return MethodSpec(PREDICT, (_sum(shape, 0), *arrays), (_logits(shape),))
 
 
@@ -138,7 +140,8 @@ def _sum(shape: PieceShape, layer: int) -> Port:
 
 
 def _array(shape: PieceShape, array: ArraySpec) -> Port:
-    return Port(array.role, (shape.layers[array.layer].owned, *array.shape), array.name, array.layer)
+    size = (shape.layers[array.layer].owned, *array.shape)
+    return Port(array.role, size, array.name, array.layer, dtype=array.dtype)
 
 
 def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:

@@ -16,7 +16,7 @@ import numpy as np
 from crowdlearn_device.errors import StateError, WireError
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import Floats, decode_tensor, encode_tensor
+from crowdlearn_device.protocol.frames import Array, Floats, decode_tensor, encode_tensor
 
 VALUE, GRADIENT = "value", "gradient"
 """Kinds of arrays. value: the array itself. gradient: |gradient| accumulated since the last sharing. An
@@ -44,7 +44,7 @@ def kinds_of(slots: Sequence[str], *, rank: bool) -> tuple[str, ...]:
 
 
 class Rows(Protocol):
-    """A float32 array with a row for each neuron, in memory or on disk."""
+    """An array with a row for each neuron, in memory or on disk: float32, but frozen ones may be float16."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -178,8 +178,8 @@ def state_parts(
         yield part
 
 
-def _zeros(shape: Sequence[int]) -> Floats:
-    return np.zeros(shape, np.float32)
+def _zeros(shape: Sequence[int], dtype: str) -> Array:
+    return np.zeros(shape, dtype)
 
 
 class PartialState:
@@ -193,10 +193,10 @@ class PartialState:
         neurons: Sequence[Neurons],
         *,
         rank: bool,
-        zeros: Callable[[Sequence[int]], Floats] = _zeros,
+        zeros: Callable[[Sequence[int], str], Array] = _zeros,
     ) -> None:
         """Prepare to take a piece's parts. `rank`: whether |gradient| is accumulated for sharing. `zeros`
-        makes the arrays, float32 [...], where a program reaches them.
+        makes the arrays [...] of a type where a program reaches them.
         """
         kept = kinds_of(manifest.optimizer.slots, rank=rank)
         self._neurons = tuple(neurons)
@@ -212,7 +212,7 @@ class PartialState:
             start, stop = self._neurons[array.layer]
             arrays = self._layers.setdefault(array.layer, {})
             for kind in kept if array.trained else (VALUE,):
-                arrays[f"{kind}/{array.name}"] = zeros((stop - start, *array.shape))
+                arrays[f"{kind}/{array.name}"] = zeros((stop - start, *array.shape), array.dtype)
             self._missing[array.layer] = np.ones(stop - start, np.bool_)
 
     @property

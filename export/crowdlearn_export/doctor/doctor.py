@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from crowdlearn_device.program.executor import ExecuTorchExecutor
@@ -10,6 +11,7 @@ from crowdlearn_device.program.manifest import TRAIN_STEP
 from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
+from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
@@ -23,6 +25,7 @@ from crowdlearn_export.tracing.trace import trace
 from crowdlearn_export.tracing.unchanging import check_unchanging
 from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
+from .held_frozen import HeldFrozen, held_frozen
 from .module_reports import ModuleReport, in_words, module_reports, why_not
 from .train_step_parity import Objective, gradient_errors, step_of
 from .verdict import notes, trainable_graph
@@ -33,12 +36,14 @@ ALONE = "it trains with the others, and cannot be tried alone"
 @dataclass(frozen=True)
 class Savings:
     """The savings of freezing, each as it is and as it would be if all of it learned: weights that learn,
-    MACs of a sample's training step, and floats of a sample's errors, which may have to be sent.
+    MACs of a sample's training step, and floats of a sample's errors, which may have to be sent. `halved`
+    tells what float16 would save beside that, and cost, where it can.
     """
 
     weights: tuple[int, int]
     macs: tuple[int, int]
     errors: tuple[int, int]
+    halved: HeldFrozen | None = None
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,12 @@ def _savings(model: nn.Module, inputs: Tensor) -> Savings | None:
     graph, thawed = trace(model, inputs), trace(free, inputs)
     if not graph.frozen:
         return None
+    halved = None
+    with suppress(UnsupportedModule):  # no weights but biases and norms, or one that is too large
+        halved = held_frozen(graph, copied(model), "float16", inputs)
     return Savings(
         (graph.parameters, thawed.parameters),
         (graph.training_macs, thawed.training_macs),
         (graph.errors, thawed.errors),
+        halved,
     )

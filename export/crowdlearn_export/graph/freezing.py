@@ -1,4 +1,4 @@
-"""What of a model rests while the rest of it learns, as in transfer learning.
+"""What of a model rests while the rest of it learns, as in transfer learning, and how devices hold it.
 
 The model says so as it does to PyTorch: parameters with requires_grad=False, and batch norms and dropouts in
 evaluation mode in a model that is in training mode.
@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from .neuron_graph import Edge, Layer, LocalOp, NeuronGraph
+from crowdlearn_export.errors import UnsupportedModule
+
+from .neuron_graph import Edge, FrozenAs, Layer, LocalOp, NeuronGraph
+from .shape import array_specs
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -71,3 +75,42 @@ def _edge(edge: Edge, frozen: Collection[str]) -> Edge:
     if not edge.module or f"{edge.module}.weight" not in frozen:
         return edge
     return replace(edge, parameters=0, buffers=edge.parameters)
+
+
+@torch.no_grad()
+def hold_frozen(graph: NeuronGraph, model: nn.Module, frozen_as: FrozenAs) -> NeuronGraph:
+    """Return the graph of a model whose frozen weights devices hold as `frozen_as`, and round these weights
+    in the model: every device, evaluation and export has the same ones.
+
+    Raises UnsupportedModule if there are none, or one is too large for the type.
+    """
+    if frozen_as == "float32":
+        return graph
+    held = replace(graph, frozen_as=frozen_as)
+    state = model.state_dict()
+    rounded = {
+        spec.name: _rounded(state[spec.name], frozen_as)
+        for spec in array_specs(held)
+        if spec.dtype == frozen_as
+    }
+    if not rounded:
+        raise UnsupportedModule(
+            f"no weights of the model are frozen, which devices would hold as {frozen_as}; leave "
+            "training.frozen out, or freeze some with requires_grad_(False)"
+        )
+    for name, weight in rounded.items():
+        if not torch.isfinite(weight).all():
+            raise UnsupportedModule(
+                f"{name} has a weight that {frozen_as} cannot hold; leave training.frozen out"
+            )
+        state[name].copy_(weight)
+    return held
+
+
+def full(array: Tensor) -> Tensor:
+    """Return a frozen array, which devices may hold in fewer bytes, as float32 [...]; any other as it is."""
+    return array.float() if array.dtype is torch.float16 else array
+
+
+def _rounded(weight: Tensor, frozen_as: str) -> Tensor:
+    return weight.to(getattr(torch, frozen_as)).to(weight.dtype)

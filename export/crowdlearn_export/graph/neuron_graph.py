@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .whole import Whole
 
 EdgeKind = Literal["dense", "conv", "depthwise", "identity", "whole"]
+FrozenAs = Literal["float32", "float16"]
 FLOAT = 4
 """Bytes of a float32."""
 MAX_LAYERS = 10_000
@@ -102,8 +103,9 @@ class Edge:
 @dataclass(frozen=True)
 class NeuronGraph:
     """Layers in topological order and the edges between them. `frozen` names the arrays that training leaves
-    as they are (`freezing.py`). `whole` is what a network computes that has no layers of neurons: then its
-    layers are the arrays of its state, a row a neuron.
+    as they are (`freezing.py`); devices hold those with more than a number for each neuron as `frozen_as`.
+    `whole` is what a network computes that has no layers of neurons: then its layers are the arrays of its
+    state, a row a neuron.
     """
 
     name: str
@@ -111,6 +113,7 @@ class NeuronGraph:
     edges: tuple[Edge, ...]
     frozen: tuple[str, ...] = ()
     whole: Whole | None = None
+    frozen_as: FrozenAs = "float32"
 
     def incoming(self, layer: int) -> tuple[Edge, ...]:
         return tuple(e for e in self.edges if e.target == layer)

@@ -62,7 +62,8 @@ def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
             last = arrays[-1]
             offset = last.offset + graph.layers[last.layer].neurons * prod(last.shape)
         rests = name in frozen
-        arrays.append(ArraySpec(name, layer, shape, learns and not rests, offset, rests))
+        dtype = graph.frozen_as if rests and shape else "float32"
+        arrays.append(ArraySpec(name, layer, shape, learns and not rests, offset, rests, dtype))
 
     for layer in graph.layers:
         for op in layer.ops:

@@ -18,7 +18,7 @@ from torch.fx.passes.infra.partitioner import Partition
 
 from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, sums_in_stages
 from crowdlearn_export.lowering.passes.order import apart, sort_in_place
-from crowdlearn_export.lowering.passes.simplify import turn_large_weights
+from crowdlearn_export.lowering.passes.simplify import turn_large_weights, widen_late
 
 from .shortcuts import replaced
 from .sizes import bytes_of, dimension, elements
@@ -99,7 +99,7 @@ def _shapes(operands: Sequence[Node], batch: int) -> Iterator[list[int]]:
 def prepare(module: GraphModule, backend: Backend, batch: int) -> GraphModule:
     """Return a lowered method in the form that its backend computes fastest at this batch."""
     staged = sums_in_stages(module, LARGE_SUM if backend == "xnnpack" else inf, batch)
-    return turn_large_weights(staged, batch)
+    return widen_late(turn_large_weights(staged, batch))
 
 
 def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batch: int) -> EdgeProgramManager:

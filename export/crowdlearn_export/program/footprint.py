@@ -155,7 +155,7 @@ def _key(
         "ops": [(op.kind, dict(op.attributes), op.parameters) for op in layer.ops],
         "edges": [(edge.kind, dict(edge.attributes)) for edge in graph.outgoing(layer.index)],
         "targets": [(target.neurons, target.sum_shape) for target in targets],
-        "arrays": [array.role for array in array_specs(graph) if array.layer == layer.index],
+        "arrays": [(array.role, array.dtype) for array in array_specs(graph) if array.layer == layer.index],
         "taught": [taught for edge, taught in edges if edge.source == layer.index],
         "asked": any(taught for edge, taught in edges if edge.target == layer.index),
     }

@@ -16,6 +16,7 @@ from crowdlearn_device.program.manifest import MethodSpec, PieceShape, Port
 from crowdlearn_device.program.ports import layer_methods
 from torch import Tensor
 
+from crowdlearn_export.graph.freezing import full
 from crowdlearn_export.graph.layers import run_edge, run_local
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
@@ -40,7 +41,7 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape, *, squares: 
 
         Each is float32 [B, neurons, ...].
         """
-        given = {port.name or port.role: x for port, x in zip(ahead.inputs, inputs, strict=True)}
+        given = {port.name or port.role: full(x) for port, x in zip(ahead.inputs, inputs, strict=True)}
         x, buffers = run_local(layer, given["sum"], given, given.get("mask"))
         edges = [graph.edges[port.edge] for port in ports if port.edge >= 0]
         return [run_edge(edge, x, given.get(f"{edge.module}.weight")) for edge in edges], buffers
@@ -82,7 +83,7 @@ def _with_squares(
     edges = [graph.edges[port.edge] for port in method.inputs[taken:]]
 
     def with_ghosts(*given: Tensor) -> tuple[Tensor, ...]:
-        arrays = {p.name or p.role: x for p, x in zip(method.inputs, given[:taken], strict=False)}
+        arrays = {p.name or p.role: full(x) for p, x in zip(method.inputs, given[:taken], strict=False)}
         errors = given[taken:]
         x, back = _vjp(
             lambda sums: run_local(graph.layers[index], sums, arrays, arrays.get("mask"))[0], given[0]

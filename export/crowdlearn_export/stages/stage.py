@@ -97,5 +97,5 @@ def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator
         if port.role in ("parameter", "frozen") and len(shape) > 1:
             drawn *= (max(shape) / drawn.numel()) ** 0.5
         positive = port.role in POSITIVE or port.name.endswith("running_var")
-        values.append(drawn.abs() if positive else drawn)
+        values.append((drawn.abs() if positive else drawn).to(getattr(torch, port.dtype)))
     return tuple(values)

@@ -10,8 +10,9 @@ from typing import Literal, Self
 import torch
 from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.doctor.verdict import trainable_graph
+from crowdlearn_export.graph.freezing import hold_frozen
 from crowdlearn_export.graph.memory_curves import Footprint, MemoryUse
-from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.neuron_graph import FrozenAs, NeuronGraph
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.program.footprint import footprint
@@ -89,6 +90,7 @@ class PlanRequest:
     momentum_rate: float = TRAINING.momentum
     memory: MemoryUse | None = TRAINING.memory
     augment: tuple[AugmentSection, ...] = ()
+    frozen: FrozenAs = TRAINING.frozen
 
     @property
     def capped(self) -> str:
@@ -131,6 +133,7 @@ class PlanRequest:
             momentum_rate=training.momentum,
             memory=training.memory,
             augment=training.augment,
+            frozen=training.frozen,
         )
 
 
@@ -179,6 +182,7 @@ def plan_network(
     network = build_model(request.model, request.seed)
     loss = make_loss(request.loss.kind, **request.loss.options)
     graph = trainable_graph(network, torch.zeros(2, *request.shape), request.model, loss)
+    graph = hold_frozen(graph, network, request.frozen)
     numbers = wire_format(request.wire)
     usual = micro_rows(request.batch, sample_seconds(graph, fleet, numbers))
     training = Training(
@@ -197,6 +201,7 @@ def plan_network(
         private=request.private and request.sums == "shares",
         memory=request.memory or "fastest",
         fed_bytes=augment_cost(request.augment, request.shape, request.batch).bytes,
+        frozen=request.frozen,
     )
     if request.sums == "shares":
         if request.capped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.data.unit import check_units
 from crowdlearn_device.privacy.labels import flipped
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_export.graph.freezing import hold_frozen
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.losses.watched import watched_metrics
@@ -206,6 +207,7 @@ def _network(config: SimulationConfig, train: Dataset) -> Trainable:
     example = torch.from_numpy(train.inputs[:2])
     watched = watched_metrics(config.device_metrics)
     network = trainable(model, loss, example, config.model, pieces=pieces, watched=watched)
+    network = replace(network, graph=hold_frozen(network.graph, model, config.training.frozen))
     check_augment(config.training.augment, train.inputs.shape[1:], integers=network.takes_codes)
     if config.privacy.private:
         check_model(model)

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.optimizers.registry import OPTIMIZERS, Kind
+from crowdlearn_export.graph.neuron_graph import FrozenAs
 from pydantic import Field, model_validator
 
 from crowdlearn_host.common.toml_files import Section
@@ -28,7 +29,7 @@ class OptimizedSection(Section):
     `schedule` lowers the rate from sharing to sharing: linear and cosine to a hundredth; step multiplies it
     by `step_factor` every `step_epochs` epochs. In the first `warmup` mini-batches of a group it rises.
     Gradients are scaled so that their norm over the whole network is at most `clip_norm`, if that is
-    not 0.
+    not 0. Devices hold weights that are `frozen` as float32 or, rounded, as float16, in half the memory.
     """
 
     optimizer: Kind = "sgd"
@@ -43,6 +44,7 @@ class OptimizedSection(Section):
     schedule: Fall = "constant"
     step_epochs: int = Field(default=0, ge=0)
     step_factor: float = Field(default=0.1, gt=0, le=1)
+    frozen: FrozenAs = "float32"
 
     @model_validator(mode="before")
     @classmethod

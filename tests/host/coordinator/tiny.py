@@ -88,8 +88,8 @@ class TinyExecutor:
     def hold(self, arrays: Iterable[Array]) -> None:
         pass
 
-    def zeros(self, shape: Sequence[int]) -> Floats:
-        return np.zeros(shape, np.float32)
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+        return np.zeros(shape, dtype)
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         spec = self._manifest.method(method)

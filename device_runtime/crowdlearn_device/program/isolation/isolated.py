@@ -21,7 +21,7 @@ from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.platform.shared_memory import SharedMemory, new_file, new_memory
 from crowdlearn_device.program.executor import check_identifier
 from crowdlearn_device.program.manifest import TRAIN_STEP
-from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.frames import Array
 
 from .messages import (
     DONE,
@@ -137,14 +137,14 @@ class IsolatedExecutor:
         if self._process is not None and not self._process.ended:
             self._process.forget()
 
-    def zeros(self, shape: Sequence[int]) -> Floats:
-        """Return float32 zeros [...] in memory that the program's process shares."""
-        spec = Spec("float32", tuple(shape))
+    def zeros(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+        """Return zeros of `dtype` [...] in memory that the program's process shares."""
+        spec = Spec(dtype, tuple(shape))
         if not spec.size:
-            return np.zeros(shape, np.float32)
+            return np.zeros(shape, dtype)
         process = self._begun()
         number, memory = process.share(spec.size)
-        array = memory.array(0, np.dtype(np.float32), shape)
+        array: Array = memory.array(0, np.dtype(dtype), shape)
         weakref.finalize(memory._bytes, process.dropped.append, number)
         gone = functools.partial(_forget, self._places, id(array))
         self._places[id(array)] = weakref.ref(array, gone), number

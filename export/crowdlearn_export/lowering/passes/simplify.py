@@ -4,9 +4,11 @@ transpose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch._functorch.compile_utils import fx_graph_cse
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from crowdlearn_export.lowering.sizes import dimension
 
@@ -150,3 +152,32 @@ def turn_large_weights(module: GraphModule, batch: int) -> GraphModule:
         graph.erase_node(node)
     module.recompile()
     return module
+
+
+def widen_late(module: GraphModule) -> GraphModule:
+    """Turn inputs that are held in fewer bytes into float32 right before each of their readers: they are in
+    memory as float32 only there.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is aten._to_copy.default and node.args[0].op == "placeholder":
+            _before_readers(module.graph, [node])
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _before_readers(graph: Graph, path: Sequence[Node]) -> None:
+    """Copy a node, and the views of it that lead to a reader, before each of their readers."""
+    for reader in list(path[-1].users):
+        if reader.target is aten.view.default:
+            _before_readers(graph, [*path, reader])
+            continue
+        copies: dict[Node, Node] = {}
+
+        def copied(node: Node, copies: dict[Node, Node] = copies) -> Node:
+            return copies.get(node, node)
+
+        with graph.inserting_before(reader):
+            for step in path:
+                copies[step] = graph.node_copy(step, copied)
+        reader.replace_input_with(path[-1], copies[path[-1]])

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Literal
 
+import numpy as np
 from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.graph.memory_curves import Footprint, MemoryUse
-from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from crowdlearn_export.graph.neuron_graph import FLOAT, FrozenAs, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
 from .bundles import PAIRED, bundles
@@ -60,6 +61,7 @@ class Training:
     private: bool = False
     memory: MemoryUse = "fastest"
     fed_bytes: float = 0.0
+    frozen: FrozenAs = "float32"
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -160,7 +162,8 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
         # input layer's: they come last, when those of the one before are gone.
         more = training.staleness * (1 if 0 in layers else 2)
         gradient = FLOAT * (1 + more) * parameters
-        known = bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint)
+        held = state - _saved(graph, layers)
+        known = bundle_memory(graph, layers, held, gradient, rows, training.micro_batch, footprint)
         memory.append(replace(known, ahead=known.ahead + training.fed_bytes * (0 in layers)))
     neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
     first = graph.layers[0]
@@ -208,6 +211,12 @@ def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, 
         parameters += layer.parameters / layer.neurons
         buffers += sum(op.buffers for op in layer.ops) / layer.neurons
     return macs, parameters, buffers
+
+
+def _saved(graph: NeuronGraph, layers: tuple[int, ...]) -> float:
+    """Return the bytes by which a neuron's weights take less memory than in float32, being frozen."""
+    arrays = (spec for spec in array_specs(graph) if spec.layer in layers)
+    return float(sum((FLOAT - np.dtype(spec.dtype).itemsize) * prod(spec.shape) for spec in arrays))
 
 
 def sharing_bytes(weights: int, training: Training, groups: int) -> float:

@@ -49,6 +49,9 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
             raise _more(
                 "training.memory", training.memory, "memory", planned.memory, "leave it out or plan again"
             )
+        if training.frozen == "float32" != planned.frozen:
+            advice = f"set it to {planned.frozen} or plan again"
+            raise _more("training.frozen", training.frozen, "memory", planned.frozen, advice)
     if "uplink" in capped and config.privacy.sums == "masked" and planned.sums != "masked":
         raise _more("privacy.sums", "masked", "uplink", planned.sums, "plan again with --sums masked")
     if "uplink" in capped and wire_format(training.wire).dtype_bytes > planned.wire.dtype_bytes:

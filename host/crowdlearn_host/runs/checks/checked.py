@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.privacy.masked import WORD_BYTES
+from crowdlearn_export.doctor.held_frozen import held_frozen
 from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.losses.watched import watched_metrics
 from crowdlearn_export.program.footprint import footprint
+from crowdlearn_export.tracing.whole import as_samples
 from torch import nn
 
 from crowdlearn_host.common.home import cache_home
@@ -30,7 +32,7 @@ from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import PiecePlan, Plan, load_plan
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.privacy.dp.ghost_norms import check_model
-from crowdlearn_host.runs.data import splits_of
+from crowdlearn_host.runs.data import Splits, splits_of
 from crowdlearn_host.runs.dealing import group_sizes, samples_of_devices
 from crowdlearn_host.runs.results.metrics import check_metric
 from crowdlearn_host.runs.results.own_metrics import check_own
@@ -42,11 +44,15 @@ from crowdlearn_host.spec.run_spec import RunSpec
 
 from .affordable import check_affordable, memory_of
 
+SOME = 128
+"""The samples by which the rounding of frozen weights is measured."""
+
 
 @dataclass(frozen=True)
 class Checked:
     """A run whose parts fit each other. `micro_batch` is in samples; `fallbacks` have fewer pieces than
-    `plan`; `sample` is the shape of one; `given` is what was read, by name.
+    `plan`; `sample` is the shape of one; `given` is what was read, by name. `rounding` tells what it costs
+    that devices hold frozen weights rounded, if they do.
     """
 
     config: RunSpec
@@ -61,6 +67,7 @@ class Checked:
     train: Dataset | None
     validation: Dataset | None
     given: dict[str, RunInput]
+    rounding: str
 
 
 def check(config: RunSpec, run: Path | None = None, devices: int | None = None) -> Checked:
@@ -73,6 +80,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     splits = splits_of(config)
     network = _network(config, splits.sample)
     _check_settings(config, network, splits.sample)
+    held = held_frozen(network.graph, network.model, config.training.frozen, _some(splits, network))
+    network = network if held is None else replace(network, graph=held.graph)
     splits = splits.mapped(network.with_targets)
     graph, plan = _divided(config, network.graph)
     if devices is not None:
@@ -95,6 +104,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         splits.train,
         splits.validation,
         splits.given,
+        str(held or ""),
     )
 
 
@@ -107,9 +117,22 @@ def _network(config: RunSpec, sample: tuple[int, ...]) -> Trainable:
     return trainable(model, loss, torch.zeros(2, *sample), config.name, pieces=pieces, watched=watched)
 
 
+def _some(splits: Splits, network: Trainable) -> torch.Tensor:
+    """Return some samples as the model takes them, [B, *sample]: random ones if there are none here."""
+    data = splits.train or splits.test
+    if data is not None:
+        return torch.from_numpy(data.inputs[:SOME])
+    drawn = torch.randn(SOME, *splits.sample, generator=torch.Generator().manual_seed(0))
+    return as_samples(drawn, torch.int64 if network.takes_codes else torch.float32)
+
+
 def _check_settings(config: RunSpec, network: Trainable, sample: tuple[int, ...]) -> None:
     """Raise ConfigError if a setting does not go with the model, its loss, or samples of this shape."""
     targets = network.targets
+    if config.training.frozen != "float32" and config.privacy.sums == "shares":
+        raise ConfigError(
+            "training.frozen is for weights that no helper on shares computes with; leave it out"
+        )
     check_label_epsilon(config.privacy.label_epsilon, targets)
     check_augment(config.training.augment, sample, integers=network.takes_codes)
     check_own(config.metrics.own, targets, network.outputs)

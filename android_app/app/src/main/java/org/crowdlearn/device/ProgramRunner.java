@@ -93,6 +93,8 @@ public final class ProgramRunner {
     switch (dtype) {
       case "float32":
         return Tensor.fromBlob(buffer.asFloatBuffer(), shape);
+      case "float16":
+        return Tensor.fromBlob(buffer.asShortBuffer(), shape);
       case "float64":
         return Tensor.fromBlob(buffer.asDoubleBuffer(), shape);
       case "int64":
