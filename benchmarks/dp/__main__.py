@@ -1,10 +1,9 @@
 """Training with differential privacy: accuracy at an epsilon, and the cost of a step beside Opacus's.
 
 Samples are drawn by Poisson sampling, clipped by ghost norms, with noise that the accountant asks for at
-delta = 1e-5: in a simulation (dp), and by the runtime of a device that holds all layers (device), but for
-group norm, of which its program gives no norms. With --opacus FOLDER the same networks are trained by Opacus,
-in an environment of its own that is made there if it is missing. Then rows of ratios tell how many times
-Opacus's steps a second each of ours makes.
+delta = 1e-5: in a simulation (dp), and by the runtime of a device that holds all layers (device). With
+--opacus FOLDER the same networks are trained by Opacus, in an environment of its own that is made there if it
+is missing. Then rows of ratios tell how many times Opacus's steps a second each of ours makes.
 
 Without --data the digits of scikit-learn are enlarged: they are so few that noise costs nearly all, and show
 that it runs.
@@ -127,10 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
             noise = None if target is None else noise_for(target, rate, net.steps, DELTA)
             found = [trained(train, test, net, noise, seed)]
             if noise is not None:
-                on_device = device.train(net, train, test, noise, seed, batch_of(train))
-                if on_device is not None:
-                    right, seconds = on_device
-                    found.append(replace(found[0], mode="device", accuracy=right, step_seconds=seconds))
+                right, seconds = device.train(net, train, test, noise, seed, batch_of(train))
+                found.append(replace(found[0], mode="device", accuracy=right, step_seconds=seconds))
             if peer is not None and noise is not None:
                 right, seconds = peer.train(net, noise, seed)
                 rows += [_ratio(row, seconds) for row in found]

@@ -15,11 +15,11 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.schedule import Pass, micro_batches
 from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of, state_of
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from .networks import CLIP, MOMENTUM, SIDE, Net, accuracy, prepared, rate_of
@@ -30,18 +30,12 @@ PASS = 20
 """Steps of one learning rate."""
 
 
-def train(
-    net: Net, data: Dataset, test: Dataset, noise: float, seed: int, batch: int
-) -> tuple[float, float] | None:
-    """Train by DP-SGD in one piece; return the accuracy, and processor seconds of a step. Return None for a
-    network whose program gives no norms: there the gradient of each sample is computed alone.
-    """
+def train(net: Net, data: Dataset, test: Dataset, noise: float, seed: int, batch: int) -> tuple[float, float]:
+    """Train by DP-SGD in one piece; return the accuracy, and processor seconds of a step."""
     model = net.build(seed)
-    graph = neuron_graph(model, torch.zeros(2, 1, SIDE, SIDE))
+    graph = trainable_graph(model, torch.zeros(2, 1, SIDE, SIDE), pieces=1)
     owned = [layer.neurons for layer in graph.layers]
     program = export_slice(graph, owned, Sgd(momentum=MOMENTUM), max_batch=MICRO_BATCH + 1, private=True)
-    if not program.manifest.squares:
-        return None
     executor, layout = ExecuTorchExecutor(program.pte), (tuple((0, count) for count in owned),)
     inputs, state, seconds = prepared(torch.from_numpy(data.inputs)).numpy(), _first(graph, model), 0.0
     for first in range(0, net.steps, PASS):

@@ -17,7 +17,7 @@ from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.weights import neurons_first
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.ghosts import has_ghosts
+from crowdlearn_export.stages.piece_stages import unknown_norms
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 from torch.nn import functional as F
@@ -71,7 +71,7 @@ def test_pieces_clip_as_autograd_does_sample_by_sample(name: str, which: int, pr
     model, rng = build(), np.random.default_rng(0)
     inputs, labels = torch.randn(BATCH, *shape), torch.from_numpy(rng.integers(0, 3, BATCH))
     graph = neuron_graph(model, torch.zeros(2, *shape))
-    assert has_ghosts(graph)
+    assert not unknown_norms(graph)
     executors: list[Counting] = []
 
     def made(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Manifest, Counting]:
@@ -135,5 +135,5 @@ def test_models_of_which_no_norm_is_known_have_none() -> None:
     graph = neuron_graph(
         nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), torch.zeros(3, 4)
     )
-    assert not has_ghosts(graph)
+    assert "1.weight" in unknown_norms(graph)
     assert not export_slice(graph, [4, 4, 2], Sgd(), max_batch=5, private=True).manifest.squares

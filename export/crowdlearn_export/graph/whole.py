@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from .key_biases import held_still
 from .plain import PLAIN
 from .recurrence import RECURRENT
 from .unmoved import Unmoved, has_bias
+
+Within = Callable[[Mapping[str, Tensor], Sequence[Tensor] | None], TorchFunctionMode]
+"""A function from the arrays of a model, by name, and its dropout factors to the mode that it runs in."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,21 @@ class Whole:
     def __hash__(self) -> int:
         return hash(self.key)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array in the model."""
+        return next(each.shape for each in self.arrays if each.name == name)
+
     def run(
-        self, samples: Tensor, arrays: Mapping[str, Tensor], factors: Sequence[Tensor], *, training: bool
+        self,
+        samples: Tensor,
+        arrays: Mapping[str, Tensor],
+        factors: Sequence[Tensor],
+        *,
+        training: bool,
+        within: Within | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the scores [B, outputs] of samples, and, in training, new buffers in the order of
-        `arrays`.
+        `arrays`. The model runs in the mode that `within` makes of its arrays and factors.
         """
         # A module writes to its buffers: it gets copies, which become outputs.
         given = {
@@ -87,7 +100,8 @@ class Whole:
             if not training:
                 self.model.eval()
             state = {**given, **counters}  # where the call leaves buffers that it put others in place of
-            with Dropping(factors if training else None):
+            dropped = factors if training else None
+            with within(given, dropped) if within else Dropping(dropped):
                 scores = torch.func.functional_call(self.model, state, (samples,))
         finally:
             for module, mode in modes:

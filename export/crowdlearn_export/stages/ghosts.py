@@ -38,13 +38,13 @@ class Ghost(NamedTuple):
     summed: Callable[[Tensor], Tensor]
 
 
-def has_ghosts(graph: NeuronGraph) -> bool:
-    """Return whether nothing learns but weights of dense layers and convolutions, and biases of sums."""
-    if graph.whole is not None:
-        return False
+def without_ghost(graph: NeuronGraph) -> str:
+    """Return an array of a network of neurons that learns, and is no weight of a dense layer or convolution
+    and no bias of sums; "" if there is none.
+    """
     known = {f"{edge.module}.weight" for edge in graph.edges if edge.kind in KINDS}
     known |= {f"{op.module}.bias" for layer in graph.layers for op in _biases(layer)}
-    return all(array.name in known for array in array_specs(graph) if array.trained)
+    return next((array.name for array in array_specs(graph) if array.trained and array.name not in known), "")
 
 
 def ghosts_of(
@@ -80,6 +80,12 @@ def added(values: Sequence[Tensor]) -> Tensor:
     for each in more:
         total = total + each
     return total
+
+
+def square(values: Tensor) -> Tensor:
+    """Return the sum of squares of each sample's numbers, [B], given [B, ...]."""
+    rows = values.reshape(values.shape[0], -1)
+    return (rows * rows).sum(1)
 
 
 def clipped(squared: Tensor, clip: Tensor) -> Tensor:
@@ -121,7 +127,7 @@ def _biases(layer: Layer) -> list[Any]:
 
 def _of_bias(errors: Tensor) -> Ghost:
     own = to_rows(errors).sum(1) if errors.dim() == 4 else errors.reshape(*errors.shape[:2], -1).sum(2)
-    return Ghost(_square(own), lambda factors: (factors.unsqueeze(0) @ own).reshape(-1))
+    return Ghost(square(own), lambda factors: (factors.unsqueeze(0) @ own).reshape(-1))
 
 
 def _of_weights(edge: Edge, x: Tensor, errors: Tensor, weight: Tensor) -> Ghost:
@@ -131,7 +137,7 @@ def _of_weights(edge: Edge, x: Tensor, errors: Tensor, weight: Tensor) -> Ghost:
         return found
 
     if edge.kind == "dense":
-        return Ghost(_square(x) * _square(errors), summed)
+        return Ghost(square(x) * square(errors), summed)
     read, rows = columns_of(x, weight.shape[2:], **_geometry(edge)), to_rows(errors)
     places, sources, targets = rows.shape[1], read.shape[2], rows.shape[2]
     if places * (sources + targets) <= sources * targets:
@@ -143,13 +149,8 @@ def _of_weights(edge: Edge, x: Tensor, errors: Tensor, weight: Tensor) -> Ghost:
         found = (factors.unsqueeze(0) @ own).reshape(targets, *weight.shape[2:], weight.shape[0])
         return found.permute(3, 0, 1, 2)
 
-    return Ghost(_square(own), summed_up)
+    return Ghost(square(own), summed_up)
 
 
 def _geometry(edge: Edge) -> dict[str, Any]:
     return {name: edge.attributes[name] for name in ("stride", "padding", "dilation")}
-
-
-def _square(values: Tensor) -> Tensor:
-    rows = values.reshape(values.shape[0], -1)
-    return (rows * rows).sum(1)

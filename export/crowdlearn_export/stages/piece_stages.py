@@ -15,11 +15,13 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 
 from .clipped_region import ClippedRegion
-from .ghosts import has_ghosts
+from .clipped_whole import ClippedWhole
+from .ghosts import without_ghost
 from .layer_stages import layer_stages
 from .metrics import metrics_stage
 from .region import LossRegion
 from .stage import Stage
+from .uses.norms import plan_of
 
 
 def piece_stages(
@@ -33,25 +35,34 @@ def piece_stages(
 ) -> tuple[Stage, ...]:
     """Return every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first`
     have stages of their own in any case. If `private`, stages give the norms of samples' gradients where
-    all that learns has such (ghosts.py), for steps of DP-SGD.
+    all that learns has such (`unknown_norms`), for steps of DP-SGD.
 
     Raises UnsupportedModule if a layer has no sliced form.
     """
     shape = piece_shape(graph, owned, loss.targets(*graph.scores))
     first = max(first, loss_region(graph, owned))
-    squares = private and has_ghosts(graph)
+    squares = private and not unknown_norms(graph)
     stages: list[Stage] = []
     for index, count in enumerate(owned[:first]):
         if count:
             stages += layer_stages(graph, index, shape, squares=squares)
     if first < len(owned):
-        region = (ClippedRegion if squares else LossRegion)(graph, first, shape, loss)
+        clipped = ClippedRegion if graph.whole is None else ClippedWhole
+        region = (clipped if squares else LossRegion)(graph, first, shape, loss)
         stages.append(region.gradients())
         if loss.watched:
             stages.append(metrics_stage(shape, loss))
         if first == 0 and not optimizer.clip_norm and not private:  # else clipping comes between
             stages.append(region.train_step(optimizer))
     return tuple(stages)
+
+
+def unknown_norms(graph: NeuronGraph) -> str:
+    """Return why no norms of samples' gradients can be had of this network's programs; "" if they can."""
+    if graph.whole is not None:
+        return plan_of(graph).unknown
+    found = without_ghost(graph)
+    return f"there is no rule for {found}" if found else ""
 
 
 def loss_region(graph: NeuronGraph, owned: Sequence[int]) -> int:
