@@ -116,11 +116,16 @@ def test_noise_has_the_deviation_that_it_should_and_an_empty_mini_batch_is_noise
     assert bias.shape == (200,)
 
 
+class Last(nn.Module):
+    def forward(self, x):
+        return x[0][:, -1]
+
+
 def test_what_mixes_samples_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModule, match=r"1: batch norm.*GroupNorm"):
         norms_of(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), lambda s: s.sum(1), torch.zeros(2, 3))
-    with pytest.raises(UnsupportedModule, match=r"0 \(GRU\): no rule"):
-        norms_of(nn.Sequential(nn.GRU(3, 4)), lambda s: s.sum(1), torch.zeros(2, 3))
+    with pytest.raises(UnsupportedModule, match="used by gru, so that no rule"):
+        norms_of(nn.Sequential(nn.GRU(3, 4), Last()), lambda s: s.sum(1), torch.zeros(2, 5, 3))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +164,41 @@ def test_pieces_sum_what_the_whole_network_does_with_the_same_noise(cut: tuple[f
         assert (a - b).abs().max() <= 1e-5 * a.abs().max()
 
 
-def test_a_module_that_runs_twice_is_refused() -> None:
-    twice = nn.Linear(3, 3)
-    with pytest.raises(UnsupportedModule, match="runs twice"):
-        norms_of(nn.Sequential(twice, nn.Tanh(), twice), lambda s: s.sum(1), torch.zeros(2, 3))
+class Tied(nn.Module):
+    """A table that the output shares, a dense layer that runs twice, attention, and time before samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm, self.twice = nn.Embedding(11, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+        self.look, self.out = nn.MultiheadAttention(8, 2), nn.Linear(8, 11, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, x):
+        x = self.words(x).transpose(0, 1)
+        x = x + self.twice(torch.tanh(self.twice(self.norm(x))))
+        return self.out((x + self.look(x, x, x, need_weights=False)[0]).mean(0))
+
+
+def test_norms_of_shared_weights_have_their_cross_terms() -> None:
+    torch.manual_seed(0)
+    model, inputs, targets = Tied(), torch.randint(0, 11, (7, 7)), torch.arange(7)
+    with torch.no_grad():
+        model.words.weight.mul_(0.3)
+    found = norms_of(model, lambda scores: _losses(scores, targets), inputs)
+    for norm, own in zip(found, _own_gradients(model, inputs, targets), strict=True):
+        assert float(norm) == pytest.approx(float(_norm(own)), rel=1e-5)
+    summed = DPStep(1e9, 0.0, 1).gradients(model, _losses, inputs, targets, torch.Generator())
+    learning = [p for p in model.parameters() if p.requires_grad]
+    exact = torch.autograd.grad(_losses(model(inputs), targets).sum(), learning)
+    for a, b in zip(summed, exact, strict=True):
+        assert (a - b).abs().max() <= 1e-5
+
+
+def test_a_batch_norm_that_rests_mixes_nothing() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[1].eval()
+    inputs = torch.randn(6, 3)
+    found = norms_of(model, lambda scores: scores.sum(1), inputs)
+    for row in range(6):
+        own = torch.autograd.grad(model(inputs[row : row + 1]).sum(), list(model.parameters()))
+        assert float(found[row]) == pytest.approx(float(_norm(own)), rel=1e-5)

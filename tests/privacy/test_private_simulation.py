@@ -42,6 +42,14 @@ from torch import nn
 
 def tanh():
     return nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.head(self.cells(x.reshape(-1, 8, 8))[0][:, -1])
 """
 
 
@@ -225,6 +233,12 @@ def test_phones_refuse_steps_that_would_not_hide_a_sample(model: str) -> None:
     normed = RunSpec.model_validate({**private, "model": "mlp:64-16-10", "group": {"pieces": 2}})
     with pytest.raises(UnsupportedModule, match=r"batch norm.*GroupNorm"):
         check(normed)
+    recurrent = RunSpec.model_validate(
+        {**private, "model": model.replace(":tanh", ":Recurrent"), "group": {"pieces": 1}}
+    )
+    assert "each sample's gradient alone" in check(recurrent).clipping
+    assert "cells.weight_ih_l0 is used by gru" in check(recurrent).clipping
+    assert not check(RunSpec.model_validate({**private, "group": {"pieces": 1}})).clipping
     spent = {**private, "privacy": {"epsilon": 0.1, "noise": 0.5}, "group": {"pieces": 2}}
     with pytest.raises(ConfigError, match="spent before the first epoch is over"):
         check(RunSpec.model_validate(spent), devices=2)

@@ -11,7 +11,7 @@ from crowdlearn_device.program.manifest import TRAIN_STEP
 from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
-from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.errors import ExportError, UnsupportedModule
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
@@ -19,6 +19,7 @@ from crowdlearn_export.lowering.backend import choose_backend, multiplications
 from crowdlearn_export.program.backends import near_border
 from crowdlearn_export.program.parity import allowed_error
 from crowdlearn_export.quiet import quietly
+from crowdlearn_export.stages.piece_stages import clipping_doubt
 from crowdlearn_export.tracing.copies import copied
 from crowdlearn_export.tracing.evaluation import check_evaluation
 from crowdlearn_export.tracing.trace import trace
@@ -55,7 +56,7 @@ class Diagnosis:
     `multiplications` of its matrix products; `either` where they are so few that measuring decides.
     `gradient_error` is relative, against float64 autograd, and `float32_error` that of PyTorch's own float32;
     None if the step cannot be compiled, and `compiles` then says why. `frozen` is None if everything
-    learns, or cannot be sliced. `notes` are doubts.
+    learns, or cannot be sliced. `notes` are doubts; `private` is one of steps of DP-SGD, "" if there is none.
     """
 
     modules: tuple[ModuleReport, ...]
@@ -71,6 +72,7 @@ class Diagnosis:
     float32_error: float | None = None
     frozen: Savings | None = None
     notes: tuple[str, ...] = ()
+    private: str = ""
 
     @property
     def exact(self) -> bool:
@@ -135,7 +137,15 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
         *errors,
         frozen,
         doubts,
+        _of_clipping(model, inputs, loss),
     )
+
+
+def _of_clipping(model: nn.Module, inputs: Tensor, loss: Loss) -> str:
+    try:
+        return clipping_doubt(trainable_graph(model, inputs, loss=loss, pieces=1))
+    except ExportError as error:
+        return in_words(error)
 
 
 def _savings(model: nn.Module, inputs: Tensor) -> Savings | None:

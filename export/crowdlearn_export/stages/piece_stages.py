@@ -10,7 +10,7 @@ from crowdlearn_device.optimizers.base import Optimizer
 
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.graph.shape import array_specs, piece_shape
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 
@@ -62,7 +62,15 @@ def unknown_norms(graph: NeuronGraph) -> str:
     if graph.whole is not None:
         return plan_of(graph).unknown
     found = without_ghost(graph)
-    return f"there is no rule for {found}" if found else ""
+    return f"no rule gives the norm of {found}" if found else ""
+
+
+def clipping_doubt(graph: NeuronGraph) -> str:
+    """Return what a user should know of steps of DP-SGD with this network, in words; "" if one call clips."""
+    if any(array.role == "buffer" for array in array_specs(graph)):
+        return "batch norm mixes samples, so that none can be clipped by itself; use group or layer norm"
+    why = unknown_norms(graph)
+    return f"devices compute each sample's gradient alone, exact and slow, for {why}" if why else ""
 
 
 def loss_region(graph: NeuronGraph, owned: Sequence[int]) -> int:

@@ -151,8 +151,9 @@ class Session:
         if groups > 1 and (doubt := doubt_of_sharing(spec.sharing.theta, spec.sharing.tau)):
             self.on_event("note", {"text": doubt})
         self._tell_left(checked, serials)
-        if checked.rounding:
-            self.on_event("note", {"text": checked.rounding})
+        for note in (checked.rounding, checked.clipping):
+            if note:
+                self.on_event("note", {"text": note})
         if serials:
             event_loop.run(survey(serials, _wanted(checked), self.key, spec.fleet.runtime))
         return checked

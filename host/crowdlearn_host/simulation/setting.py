@@ -210,7 +210,7 @@ def _network(config: SimulationConfig, train: Dataset) -> Trainable:
     network = replace(network, graph=hold_frozen(network.graph, model, config.training.frozen))
     check_augment(config.training.augment, train.inputs.shape[1:], integers=network.takes_codes)
     if config.privacy.private:
-        check_model(model)
+        check_model(model, train.inputs.shape[1:])
     check_label_epsilon(config.privacy.label_epsilon, network.targets)
     return network
 

@@ -66,7 +66,7 @@ def norms(
     """
     rows = samples.shape[0]
     tapped = [spot for spot in plan.spots if spot.looked is None]
-    dtype = next(iter(arrays.values())).dtype
+    dtype = next(iter(_learning(whole, arrays).values())).dtype
     taps = [torch.zeros(spot.of_out.shape(spot.shape, rows), dtype=dtype) for spot in tapped]
     modes: list[Tracking] = []
 

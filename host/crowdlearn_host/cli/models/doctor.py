@@ -134,6 +134,8 @@ def _show(model: str, report: Diagnosis) -> None:
     )
     for note in report.notes:
         console.print(Text.assemble(("note", "yellow"), f": {note}"))
+    if report.private:
+        console.print(Text.assemble(("with privacy.epsilon", "yellow"), f": {report.private}"))
     if report.frozen is not None:
         console.print(_saved(report.frozen))
     if report.compiles:

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from crowdlearn_export.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .by_uses import Summed, backward_by_uses, planned
 
 Clipped = Callable[[Tensor], list[Tensor]]
 """A function from a factor for each sample [B] to the sums over samples of scaled gradients, one for each
@@ -27,51 +30,35 @@ Rule = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Clipped]]
 """A function from a module, what entered [B, ...] and the errors of what left [B, ...]. It gives squared
 norms [B] and the sum of clipped gradients.
 """
+FEW, ALIKE = 7, 1e-3
+"""Samples on which rules are tried first, and the largest relative difference of their squared norms."""
+_ruled: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Backward:
-    """One mini-batch after its backward pass: squared norms [B] and the sums of each module that learns."""
+    """One mini-batch after its backward pass: squared norms [B], and sums over samples of gradients times
+    factors [B], by parameter that learns.
+    """
 
     squared: Tensor
-    modules: Sequence[tuple[nn.Module, Clipped]]
+    summed: Summed
 
     @property
     def norms(self) -> Tensor:
         """Return the gradient norm of every sample: float [B]."""
         return self.squared.sqrt()
 
-    def summed(self, factors: Tensor) -> dict[nn.Parameter, Tensor]:
-        """Return the sum over samples of gradients times `factors` [B], by parameter that learns."""
-        sums: dict[nn.Parameter, Tensor] = {}
-        for module, clipped in self.modules:
-            learning = [p for p in module.parameters(recurse=False) if p.requires_grad]
-            sums.update(zip(learning, clipped(factors), strict=True))
-        return sums
-
 
 def backward(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Backward:
     """Run a mini-batch forward and backward. `loss` gives a number for each sample, [B], from the output.
 
-    Raises UnsupportedModule, by name, if a module mixes samples, runs twice or has no rule.
+    Raises UnsupportedModule, by name, if a module mixes samples or uses parameters in ways without a rule.
     """
-    check_model(model)
-    with recorded(model) as seen:
-        total = loss(model(inputs)).sum()
-    kept = [(module, entered, left) for module, entered, left in seen if left.requires_grad]
-    if len({module for module, _, _ in kept}) < len(kept):
-        raise UnsupportedModule(
-            "a module runs twice on one sample, so that its gradient's norm does not follow from its parts; "
-            "give each place a module of its own"
-        )
-    errors = torch.autograd.grad(total, [left for _, _, left in kept])
-    squared = torch.zeros(len(inputs), dtype=errors[0].dtype if errors else torch.float32)
-    modules = []
-    for (module, entered, _), error in zip(kept, errors, strict=True):
-        own, clipped = RULES[type(module)](module, entered, error)
-        squared = squared + own
-        modules.append((module, clipped))
-    return Backward(squared, modules)
+    check_apart(model)
+    if _has_rules(model, inputs):
+        return _by_rules(model, loss, inputs)
+    return Backward(*backward_by_uses(model, loss, inputs))
 
 
 def norms_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -79,20 +66,90 @@ def norms_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor)
     return backward(model, loss, inputs).norms
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise UnsupportedModule unless every module with weights that learn has a rule."""
+def check_apart(model: nn.Module) -> None:
+    """Raise UnsupportedModule, by name, if a batch norm takes the statistics of a mini-batch."""
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _rests(module, model):
             raise UnsupportedModule(
                 f"{name}: batch norm mixes the samples of a mini-batch, so that none can be clipped "
                 "by itself; use nn.GroupNorm or nn.LayerNorm"
             )
-        if own and type(module) not in RULES:
-            raise UnsupportedModule(
-                f"{name} ({type(module).__name__}): no rule gives the norm of its gradient for one sample; "
-                "freeze it, or write it with Linear, Conv2d, Embedding, LayerNorm or GroupNorm"
-            )
+
+
+def check_model(model: nn.Module, sample: Sequence[int]) -> None:
+    """Raise UnsupportedModule unless the norms of samples' gradients can be had. `sample` is the shape of
+    one.
+    """
+    check_apart(model)
+    if without_rule(model):
+        planned(model, sample)
+
+
+def without_rule(model: nn.Module) -> str:
+    """Return a module with weights that learn and no rule of its own, or that it shares; "" if all have."""
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if own and (type(module) not in RULES or seen.intersection(map(id, own))):
+            return f"{name} ({type(module).__name__})"
+        seen.update(map(id, own))
+    return ""
+
+
+def _rests(module: nn.modules.batchnorm._BatchNorm, model: nn.Module) -> bool:
+    return model.training and not module.training and module.running_mean is not None
+
+
+def _has_rules(model: nn.Module, inputs: Tensor) -> bool:
+    """Return whether rules of modules give the norms of samples' gradients, as it shows on some samples."""
+    if model not in _ruled:
+        _ruled[model] = not without_rule(model) and _agrees(model, inputs[:FEW])
+    return _ruled[model]
+
+
+def _agrees(model: nn.Module, inputs: Tensor) -> bool:
+    """Return whether norms are those of each sample alone: modules may run twice, or not on [B, ...]."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # nothing is dropped
+    try:
+        found = _by_rules(model, lambda scores: scores.flatten(1).square().sum(1), inputs).squared
+        for row in range(len(inputs)):
+            alone = model(inputs[row : row + 1]).square().sum()
+            learning = [p for p in model.parameters() if p.requires_grad]
+            own = torch.autograd.grad(alone, learning, materialize_grads=True)
+            exact = float(sum((each.square().sum() for each in own), torch.zeros(())))
+            if not abs(float(found[row]) - exact) <= ALIKE * max(exact, 1e-12):
+                return False
+        return True
+    except (RuntimeError, UnsupportedModule):
+        return False
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _by_rules(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Backward:
+    with recorded(model) as seen:
+        total = loss(model(inputs)).sum()
+    kept = [(module, entered, left) for module, entered, left in seen if left.requires_grad]
+    if len({module for module, _, _ in kept}) < len(kept):
+        raise UnsupportedModule("a module runs twice on one sample; its gradient's norm has cross terms")
+    errors = torch.autograd.grad(total, [left for _, _, left in kept])
+    squared = torch.zeros(len(inputs), dtype=errors[0].dtype if errors else torch.float32)
+    modules = []
+    for (module, entered, _), error in zip(kept, errors, strict=True):
+        own, clipped = RULES[type(module)](module, entered, error)
+        squared = squared + own
+        modules.append((module, clipped))
+
+    def summed(factors: Tensor) -> dict[nn.Parameter, Tensor]:
+        sums: dict[nn.Parameter, Tensor] = {}
+        for module, clipped in modules:
+            learning = [p for p in module.parameters(recurse=False) if p.requires_grad]
+            sums.update(zip(learning, clipped(factors), strict=True))
+        return sums
+
+    return Backward(squared, summed)
 
 
 @contextmanager

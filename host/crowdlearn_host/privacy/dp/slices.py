@@ -17,7 +17,7 @@ import torch
 from crowdlearn_export.errors import UnsupportedModule
 from torch import Tensor, nn
 
-from .ghost_norms import RULES, Clipped, check_model, recorded
+from .ghost_norms import RULES, Clipped, check_apart, recorded
 
 Cut = Sequence[float]
 """The places at which a layer's neurons are cut, as parts of it: 0, ..., 1."""
@@ -53,7 +53,7 @@ def pieces_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor
 
     Raises UnsupportedModule, by name, if a module has weights that are not a map's.
     """
-    check_model(model)
+    check_apart(model)
     with recorded(model) as seen:
         total = loss(model(inputs)).sum()
     errors = torch.autograd.grad(total, [left for _, _, left in seen])

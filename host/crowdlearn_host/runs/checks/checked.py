@@ -17,6 +17,7 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.losses.watched import watched_metrics
 from crowdlearn_export.program.footprint import footprint
+from crowdlearn_export.stages.piece_stages import clipping_doubt
 from crowdlearn_export.tracing.whole import as_samples
 from torch import nn
 
@@ -31,7 +32,7 @@ from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import PiecePlan, Plan, load_plan
 from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.privacy.dp.ghost_norms import check_model
+from crowdlearn_host.privacy.dp.ghost_norms import check_apart
 from crowdlearn_host.runs.data import Splits, splits_of
 from crowdlearn_host.runs.dealing import group_sizes, samples_of_devices
 from crowdlearn_host.runs.results.metrics import check_metric
@@ -68,6 +69,7 @@ class Checked:
     validation: Dataset | None
     given: dict[str, RunInput]
     rounding: str
+    clipping: str
 
 
 def check(config: RunSpec, run: Path | None = None, devices: int | None = None) -> Checked:
@@ -105,6 +107,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         splits.validation,
         splits.given,
         str(held or ""),
+        clipping_doubt(graph) if config.privacy.private and config.privacy.sums != "shares" else "",
     )
 
 
@@ -137,7 +140,7 @@ def _check_settings(config: RunSpec, network: Trainable, sample: tuple[int, ...]
     check_augment(config.training.augment, sample, integers=network.takes_codes)
     check_own(config.metrics.own, targets, network.outputs)
     if config.privacy.private:
-        check_model(network.model)
+        check_apart(network.model)
     if config.validation is not None:
         check_metric(config.validation.metric, targets)
 
