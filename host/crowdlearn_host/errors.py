@@ -27,6 +27,10 @@ class SilentDevice(FleetError):
     """A device hung up, or said nothing, before it said who it is: nothing is wrong with it for good."""
 
 
+class ExpiredToken(FleetError):
+    """A device's token is its own, but was good until a day that is over by this computer's clock."""
+
+
 class RunError(HostError):
     """A run folder is missing, damaged, or belongs to another configuration."""
 

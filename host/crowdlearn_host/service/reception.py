@@ -25,7 +25,7 @@ from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.devices.joining.listener import REASON_BYTES
 from crowdlearn_host.devices.joining.lobby import Strangers
-from crowdlearn_host.errors import FleetError, SilentDevice
+from crowdlearn_host.errors import ExpiredToken, FleetError, SilentDevice
 
 from .pace import Pace
 
@@ -103,7 +103,8 @@ class Reception:
             except FleetError as error:
                 self.refused += 1
                 reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
-                await arrival.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
+                later = isinstance(error, SilentDevice | ExpiredToken)
+                await arrival.close(TRY_LATER if later else REFUSED, reason)
                 return
             strangers.admit(connection.remote_address)
             await self._receive(Visitor(hello, arrival))
@@ -118,6 +119,7 @@ class Reception:
         not.
         """
         hello = hello_of(await heard(arrival, "hello"))
+        self._enrolment.check_in_time(hello.device, hello.token)
         if not self._enrolment.admits(hello.device, hello.token):
             raise FleetError(f"{hello.device[:50]!r} with this token is not enrolled; enrol it")
         await check_proof(arrival, hello, binding)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, encode_frame
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.proof import answer, bound_to_pin, new_nonce
+from crowdlearn_device.transport.join import REFUSED
+from crowdlearn_device.transport.serve import TRY_LATER
 from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.devices.joining import listener
 from crowdlearn_host.devices.joining import lobby as door
-from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.devices.joining.enrolment import DAY_SECONDS, Enrolment
 from crowdlearn_host.errors import SilentDevice
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -78,6 +81,18 @@ async def test_a_revoked_device_is_hung_up_on(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ConnectionClosedError):
             while True:
                 await asyncio.wait_for(device.recv(), 60)
+
+
+async def test_a_device_whose_token_is_over_comes_again_for_the_clock_may_be_wrong(tmp_path: Path) -> None:
+    token = Enrolment(tmp_path, lambda: time.time() - 3 * DAY_SECONDS).enrol("phone-1", days=1)
+    async with a_host(tmp_path) as port:
+        for shown, code, why in ((token, TRY_LATER, "was good until 2"), (token + "x", REFUSED, "enrol it")):
+            async with await dial(port) as device:
+                await device.send(pb.Frame(hello=hello(shown)).SerializeToString())
+                with pytest.raises(ConnectionClosedError) as closed:
+                    await device.recv()
+            assert closed.value.rcvd.code == code
+            assert why in closed.value.rcvd.reason
 
 
 async def test_a_device_that_hangs_up_before_it_is_answered_is_a_silent_one() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.common.files import turn
-from crowdlearn_host.errors import FleetError
+from crowdlearn_host.errors import ExpiredToken, FleetError
 
 DAYS, MOST_DAYS = 365, 36500
 """The days for which a token is good by default, and at most."""
@@ -65,6 +65,16 @@ class Enrolment:
         known = self.devices().get(device)
         shown = hmac.compare_digest(known.token if known else "", _hash(token))
         return shown and known is not None and self._now() < known.until
+
+    def check_in_time(self, device: str, token: str) -> None:
+        """Raise ExpiredToken if a token is the one that `device` was given last, and its time is over: the
+        clock of this computer may be wrong, so that the device is to come again.
+        """
+        known = self.devices().get(device)
+        if known is None or not hmac.compare_digest(known.token, _hash(token)) or self._now() < known.until:
+            return
+        until = time.strftime("%Y-%m-%d", time.gmtime(known.until))
+        raise ExpiredToken(f"the token of {device[:50]!r} was good until {until}; enrol it, or set the clock")
 
     def devices(self) -> dict[str, Enrolled]:
         """Return the enrolled devices by name; the file is read anew if it is another: a crowd asks often.

@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection
 
 from crowdlearn_host.coordinator.hub.arrival import Arrival, Dialled
 from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.errors import FleetError, SilentDevice
+from crowdlearn_host.errors import ExpiredToken, FleetError, SilentDevice
 
 from .accepting import accepting
 from .certificate import certificate
@@ -44,6 +44,7 @@ class Entrance:
         """
 
         def admits(device: str, token: str) -> bool:
+            self._enrolment.check_in_time(device, token)
             known = self._enrolment.admits(device, token)
             if known:
                 admitted()
@@ -55,7 +56,8 @@ class Entrance:
         except FleetError as error:
             self._server.refuse("a device that dialled in", str(error))
             reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
-            await arrival.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
+            later = isinstance(error, SilentDevice | ExpiredToken)
+            await arrival.close(TRY_LATER if later else REFUSED, reason)
         finally:
             self._members.pop(arrival, None)
 
