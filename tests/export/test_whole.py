@@ -72,6 +72,31 @@ class Padded(nn.Module):
         return self.head((y * there).sum(1) / there.sum(1))
 
 
+class Lengths(nn.Module):
+    """A GRU of padded sequences (codes below 8 pad), which is told from the last place of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 4)
+        self.cells = nn.GRU(6, 6, batch_first=True)
+
+    def lengths(self, x: Tensor) -> Tensor:
+        return (x >= 8).sum(1).clamp(min=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = (self.lengths(x) - 1).reshape(-1, 1, 1).expand(-1, 1, 6)
+        return self.head(self.cells(self.embedding(x))[0].gather(1, last).squeeze(1))
+
+
+class Packed(Lengths):
+    """The same as PyTorch packs it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = self.embedding(x), self.lengths(x)
+        packed = nn.utils.rnn.pack_padded_sequence(*given, batch_first=True, enforce_sorted=False)
+        return self.head(self.cells(packed)[1][0])
+
+
 def layer_norms() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 4))
 
@@ -122,7 +147,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gru": (lambda: Recurrent(nn.GRU), (4, 3)),
     "maps down and up": (Skipping, (1, 4, 4)),
     "lstm, two ways": (lambda: Recurrent(nn.LSTM, bidirectional=True), (3, 3)),
+    "sequences of several lengths": (Lengths, (6,)),
 }
+EXACTLY = {"sequences of several lengths": Packed}
+"""Models that PyTorch trains in another way."""
 
 
 @pytest.mark.parametrize("what", MODELS)
@@ -145,7 +173,7 @@ def test_twenty_steps_are_pytorchs(what: str, programs: Path) -> None:
     state = PieceState(layout[0], layers)
     executor = ExecuTorchExecutor(program.pte)
     piece = Piece(program.manifest, executor, layout, 0, state, 0, Pass(0, STEPS), RATE, seed=0)
-    exact = build().double()
+    exact = EXACTLY.get(what, build)().double()
     exact.load_state_dict(model.state_dict())
     own = torch_optimizer(optimizer, list(exact.parameters()), RATE)
     draw = np.random.default_rng(0)
@@ -364,6 +392,7 @@ def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
     ("model", "sample", "words"),
     [
         (Recurrent(nn.GRU), (300, 3), "a recurrence of 300 steps is too long, 256 are possible; shorten"),
+        (Packed(), (5,), "packed sequences cannot be trained; give the recurrence padded ones"),
         (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (1, 2, 3))), (6,), "one score for each output"),
         (Depth(lambda x: x.new_empty((1, 1)).bernoulli_(0.8)), (6,), "draw for each"),
         (Depth(torch.randn_like), (6,), "Depth: randn_like draws random numbers while it trains"),

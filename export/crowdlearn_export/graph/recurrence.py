@@ -190,15 +190,15 @@ def _layers(
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the states of the last layer [B, L, H], or [L, B, H], as they came; and the last of every
-    layer.
+    layer. Inside, samples stand side by side at each step, [L, B, features]: inputs are narrower than gates.
     """
     each, ways = 4 if has_biases else 2, 2 if bidirectional else 1
     if len(params) != each * num_layers * ways:
         raise UnsupportedModule("a recurrence with projections cannot be trained; leave proj_size out")
-    x = x if batch_first else x.transpose(0, 1)
-    if x.shape[1] > LONGEST:
+    x = x.transpose(0, 1) if batch_first else x
+    if x.shape[0] > LONGEST:
         raise UnsupportedModule(
-            f"a recurrence of {x.shape[1]} steps is too long, {LONGEST} are possible; shorten the sequence "
+            f"a recurrence of {x.shape[0]} steps is too long, {LONGEST} are possible; shorten the sequence "
             "first, as Conv1d or AvgPool1d with a stride do, or give shorter samples"
         )
     last = []
@@ -208,12 +208,12 @@ def _layers(
         for way in range(ways):
             at = number * ways + way
             weights = params[each * at : each * (at + 1)]
-            gates = F.linear(x, weights[0], weights[2] if has_biases else None).transpose(0, 1)
+            gates = F.linear(x, weights[0], weights[2] if has_biases else None)
             states = layer(gates, at, weights, back=way == 1)
-            found.append(states.transpose(0, 1))
+            found.append(states)
             last.append(states[0] if way else states[-1])
         x = torch.cat(found, 2) if ways > 1 else found[0]
-    return x if batch_first else x.transpose(0, 1), last
+    return x.transpose(0, 1) if batch_first else x, last
 
 
 def _steps(*each: Tensor) -> list[tuple[Tensor, ...]]:

@@ -151,7 +151,12 @@ class Dropping(TorchFunctionMode):
             return self._unmoved.mapped(plain, args)
         if func is F.batch_norm:
             return self._unmoved.normed(func, args, kwargs)
-        if (name := getattr(func, "__name__", "")) in RECURRENT:
+        if (name := getattr(func, "__name__", "")) == "_pack_padded_sequence":
+            raise UnsupportedModule(
+                "packed sequences cannot be trained; give the recurrence padded ones, and pick the state at "
+                "the last place of each sample by states.gather"
+            )
+        if name in RECURRENT:
             return RECURRENT[name](*args, **kwargs, drop=self._drop)
         return plain(*args, **kwargs)
 

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from crowdlearn_export.errors import LoweringError
 from crowdlearn_export.graph.attention import attention, multi_head_attention
 from crowdlearn_export.graph.plain import interpolate
+from crowdlearn_export.lowering.passes.constants import fold_constants
 from crowdlearn_export.lowering.passes.permutations import Permutations
 from crowdlearn_export.lowering.passes.simplify import (
     fuse_linear,
@@ -36,6 +37,7 @@ from .shortcuts import rare_collections
 SIMPLER = (
     infer_batches,
     name_floats,
+    fold_constants,
     share_constants,
     sink_views,
     join_views,
@@ -76,7 +78,7 @@ class _Plain(TorchFunctionMode):
     folding would fix it. An average over the whole map is a mean: PyTorch's follows it with a stride of its
     own. The gradient of mish takes the logarithm of an exponential that may be infinite. The maximum of
     positive parts is the positive part of the maximum, on a map that is smaller by the pool's stride.
-    Attention without a mask needs no look for rows that are masked altogether.
+    Attention without a mask, or with the causal one, needs no look for rows that are masked altogether.
     """
 
     def __init__(self) -> None:
@@ -99,7 +101,7 @@ class _Plain(TorchFunctionMode):
             return args[0].mean((-2, -1), keepdim=True)
         if func is torch.nn.functional.interpolate:
             return interpolate(*args, **(kwargs or {}))
-        unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale"}
+        unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale", "is_causal"}
         if func is torch.nn.functional.scaled_dot_product_attention and unmasked:
             return attention(*args, **(kwargs or {}))
         if func in MAX_POOLS and id(args[0]) in self._positive_parts:

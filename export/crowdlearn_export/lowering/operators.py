@@ -15,6 +15,13 @@ KNOWN_BAD = {
 }
 """Operators that run, wrongly or far too slowly, and why."""
 
+INSTEAD = {
+    "index": "indexing by tensors, as x[rows, at]; to pick a place of each sample, use x.gather",
+    "index_put": "writing at indices that are tensors; multiply by a mask instead",
+    "scatter_add": "gathering of more than 32 places along a dimension; use an embedding, or products",
+}
+"""Operators of functions that have another form that trains, and that form."""
+
 
 def check_operators(operators: Sequence[str]) -> None:
     """Raise LoweringError, naming the operator, unless every one is known to be right and on every phone."""
@@ -23,6 +30,8 @@ def check_operators(operators: Sequence[str]) -> None:
         plain = name.removeprefix("aten::")
         if plain in KNOWN_BAD:
             raise LoweringError(f"{name} would reach the program, and {KNOWN_BAD[plain]}; report the model")
+        if plain in INSTEAD:
+            raise LoweringError(f"{name} has no lowering rule; it comes of {INSTEAD[plain]}")
         if operator not in ON_ANDROID:
             raise LoweringError(f"{name} would reach the program, and Android's ExecuTorch does not have it")
         if operator not in ALLOWED:

@@ -250,6 +250,8 @@ def test_an_operator_that_android_lacks_is_refused_by_name():
         check_operators(["aten::add.out", "aten::var_mean.correction_out"])
     with pytest.raises(LoweringError, match="aten::acos has no lowering rule"):
         check_operators(["aten::acos.out"])
+    with pytest.raises(LoweringError, match=r"indexing by tensors, as x\[rows, at\]; .* use x.gather"):
+        check_operators(["aten::index.Tensor_out"])
 
 
 def test_updates_are_written_over_inputs_that_nothing_reads_afterwards():

@@ -17,6 +17,14 @@ quick = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.
 few = st.integers(1, 4)
 
 
+@pytest.mark.parametrize(("dim", "picked"), [(1, 1), (1, 3), (2, 2), (-1, 4)])
+def test_gather(dim, picked):
+    sizes = {dim: picked} if dim > 0 else {2: picked}
+    shape = [sizes.get(at, size) for at, size in enumerate((3, 5, 4))]
+    index = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0))
+    assert_lowers(lambda x, index: x.gather(dim, index) * 2, [spread(3, 5, 4), index], (0, 1))
+
+
 def spread(*shape: int, seed: int = 0) -> torch.Tensor:
     """Distinct values far from each other and from zero, in random order: no kink of relu or max is near."""
     count = torch.Size(shape).numel()

@@ -9,11 +9,14 @@ from crowdlearn_export.errors import LoweringError
 
 SUM, MEAN = 2, 1
 SMALL = 128
-"""Embeddings with as many rows keep an identity matrix in the program."""
+"""Sizes up to which one-hot rows are those of an identity matrix in the program: comparisons are slow."""
 
 
 def one_hot(index: Tensor, size: int) -> Tensor:
     """Make one-hot rows, [N] -> float [N, size]; an index outside of 0..size-1 gives a row of zeros."""
+    if size <= SMALL:
+        rows = torch.nn.functional.pad(torch.eye(size), (0, 0, 1, 1))
+        return torch.index_select(rows, 0, torch.clamp(index.reshape(-1), -1, size) + 1)
     return (index.reshape(-1, 1) == torch.arange(size)).to(torch.float32)
 
 
@@ -82,7 +85,7 @@ def embedding_backward(
     if scale_by_frequency:
         raise LoweringError("an embedding with scale_grad_by_freq has no lowering; leave it out")
     if size <= SMALL:
-        # An index is never outside, so that rows of the identity will do; comparisons are slow.
+        # An index is never outside.
         rows = torch.index_select(torch.eye(size), 0, indices.reshape(-1))
     else:
         rows = one_hot(indices, size)

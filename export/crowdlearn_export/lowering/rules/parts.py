@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST_PICKED = 32
+"""Places of a gather whose gradients are added one by one."""
+
 
 def slice_backward(gradient: Tensor, sizes: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
     """Return the gradient of x[start:end] along a dimension; of other steps than 1, as PyTorch has it."""
@@ -28,6 +31,22 @@ def select_backward(gradient: Tensor, sizes: Sequence[int], dim: int, index: int
         return NotImplemented
     dim, index = dim % len(sizes), index % size
     return _between(gradient.unsqueeze(dim), dim, index, size - index - 1)
+
+
+def scatter_add(x: Tensor, dim: int, index: Tensor, added: Tensor) -> Any:
+    """Compute aten.scatter_add, which the gradient of gather is, by products with masks; along a dimension of
+    known size. Tensors are float32 [...], `index` int64 [...] of the shape of `added`.
+    """
+    dim = dim % x.dim()
+    size, picked = x.shape[dim], index.shape[dim]
+    alike = x.shape[:dim] == index.shape[:dim] and x.shape[dim + 1 :] == index.shape[dim + 1 :]
+    if not alike or not isinstance(size, int) or not isinstance(picked, int) or picked > MOST_PICKED:
+        return NotImplemented
+    places = torch.arange(size).reshape(*[1] * dim, size, *[1] * (x.dim() - dim - 1))
+    for at in range(picked):
+        here = (index.narrow(dim, at, 1) == places).to(x.dtype)
+        x = x + here * added.narrow(dim, at, 1)
+    return x
 
 
 def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:

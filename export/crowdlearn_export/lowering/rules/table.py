@@ -72,6 +72,7 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.embedding_dense_backward.default: loss.embedding_backward,
         aten.constant_pad_nd.default: parts.constant_pad,
         aten.roll.default: parts.roll,
+        aten.scatter_add.default: parts.scatter_add,
         aten.slice_backward.default: parts.slice_backward,
         aten.select_backward.default: parts.select_backward,
     }
