@@ -394,6 +394,11 @@ class RunSpec(Description):
                 "validation.share holds back training samples of this computer, and they are on the phones: "
                 "set validation.share = 0, and put a validation.npz into the data folder"
             )
+        if not self.sharing.theta:
+            raise ValueError(
+                "validation chooses among models that groups share, and sharing.theta = 0 shares nothing: "
+                "leave out one of them"
+            )
         if self.data is None:
             raise ValueError("validation needs data, a folder with validation.npz; or leave the table out")
         return self

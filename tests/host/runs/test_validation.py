@@ -72,6 +72,7 @@ def spec(**values: Any) -> RunSpec:
         ({"validation": {"share": 0.1}, "checkpoints": {"evaluate": "never"}}, "chooses among epochs"),
         ({"validation": {"share": 0.1}, "device_data": "/sdcard/x"}, "they are on the phones"),
         ({"validation": {"share": 0.9}}, "share"),
+        ({"validation": {"share": 0.1}, "sharing": {"theta": 0.0}}, "theta = 0 shares nothing"),
     ],
 )
 def test_a_validation_that_is_impossible_is_refused_before_anything_compiles(
