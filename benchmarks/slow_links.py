@@ -21,7 +21,7 @@ from crowdlearn_device.member.member import Member
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.identity import Identity
-from crowdlearn_device.transport.serve import run_member
+from crowdlearn_device.transport.driver import Driver
 from executorch.extension.pybindings import _portable_lib
 from websockets.asyncio.client import unix_connect
 from websockets.asyncio.connection import Connection
@@ -59,7 +59,7 @@ async def _device(home: Path, name: str, data: Dataset) -> None:
         queue_little(connection)
         programs = ProgramStore(home / name / "programs")
         member = Member(name, home / name, Identity.generate(), len(data), lambda: data, programs)
-        await run_member(connection, member, asyncio.Event())
+        await Driver(connection, member, asyncio.Event()).run()
 
 
 def queue_little(connection: Connection) -> None:

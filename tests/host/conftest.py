@@ -1,6 +1,7 @@
 """A virtual phone for a module of tests, with a stand-in for the device runtime."""
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -41,13 +42,22 @@ async def device(phone: phones.PhoneInfo, key: Path) -> AsyncIterator[AdbDevice]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[object]:
+def cluster_files() -> Iterator[Path]:
+    """The folder in which only the nodes of `cluster` have temporary files; sockets want it short."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(cluster_files: Path) -> Iterator[object]:
     """A Ray cluster of two nodes, which this program has joined."""
     ray = pytest.importorskip("ray", reason="ray is not installed (crowdlearn[ray])")
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(cluster_files))
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False)
     yield nodes
     ray.shutdown()

@@ -26,9 +26,10 @@ from crowdlearn_device.security.daily_use import DailyUse
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.state.pruning import prune_programs
 
+from .driver import Driver, Watch
 from .pinned import other_than, pinned_context
 from .retry import Retry
-from .serve import TRY_LATER, Watch, run_member
+from .serve import TRY_LATER
 
 log = logging.getLogger("crowdlearn")
 
@@ -61,12 +62,7 @@ async def join_host(
     Raises JoinError if the address or pin is malformed, the certificate is another, or the host refuses
     this device.
     """
-    address = urlsplit(url)
-    if address.scheme != "wss" or not address.hostname:
-        raise JoinError(f"{url} is not an address of a host; it has the form wss://HOST:PORT")
-    pin = pin.replace(":", "").lower()
-    if len(pin) != 64 or not set(pin) <= set("0123456789abcdef"):
-        raise JoinError(f"pin {pin[:80]!r} is not a SHA-256 hash; copy the one that crowdlearn enrol prints")
+    netloc, pin = _checked(url, pin)
     home.mkdir(parents=True, exist_ok=True)
     identity = own_identity(home)
 
@@ -77,15 +73,32 @@ async def join_host(
     context = pinned_context()
     retry = Retry(FIRST_RETRY, LAST_RETRY)
     leaving = stopping or asyncio.Event()
+
+    async def member_of() -> Member:
+        prune_programs(home)
+        state = None if battery is None else await asyncio.to_thread(battery.state)
+        fetching = Fetching.into(home, load_with)
+        return Member(
+            name,
+            home,
+            identity,
+            samples,
+            load,
+            fetching.store,
+            token,
+            binding=bound_to_pin(pin),
+            state=state,
+            fetching=fetching,
+            counted=use,
+        )
+
     relay = ""
     while not leaving.is_set():
         if battery is not None and (why := battery.low()):
             log.info("not joining: %s", why)
             if watch is not None:
                 watch.resting(why)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_RETRY):
-                    await leaving.wait()
+            await _wait(leaving, LAST_RETRY)
             continue
         target, relay = relay or url, ""
         try:
@@ -94,24 +107,10 @@ async def join_host(
             ) as connection:
                 _check_certificate(connection, pin)
                 log.info("connected to %s", urlsplit(target).netloc)
-                prune_programs(home)
-                state = None if battery is None else await asyncio.to_thread(battery.state)
-                fetching = Fetching.into(home, load_with)
-                member = Member(
-                    name,
-                    home,
-                    identity,
-                    samples,
-                    load,
-                    fetching.store,
-                    token,
-                    binding=bound_to_pin(pin),
-                    state=state,
-                    fetching=fetching,
-                    counted=use,
-                )
+                member = await member_of()
                 began = time.monotonic()
-                ended = await run_member(connection, member, leaving, battery, watch=watch, spending=spending)
+                driver = Driver(connection, member, leaving, battery, watch=watch, spending=spending)
+                ended = await driver.run()
                 if member.device >= 0:
                     retry.lasted(time.monotonic() - began)
                 if member.finished is not None:
@@ -122,18 +121,38 @@ async def join_host(
                 relay = _relay(url, member.relay)
                 continue
             if member.again:
-                log.info("no place at %s now, again in %.0f s", address.netloc, member.again)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(member.again, FIRST_RETRY)):
-                        await leaving.wait()
+                log.info("no place at %s now, again in %.0f s", netloc, member.again)
+                await _wait(leaving, max(member.again, FIRST_RETRY))
                 continue
             if ended.close_code == REFUSED:
-                raise JoinError(f"{address.netloc} refuses this device: {ended.close_reason}")
+                raise JoinError(f"{netloc} refuses this device: {ended.close_reason}")
             if ended.close_code == TRY_LATER:
-                log.info("%s is to be tried again: %s", address.netloc, ended.close_reason)
+                log.info("%s is to be tried again: %s", netloc, ended.close_reason)
         except (OSError, WebSocketException) as error:
-            log.info("%s cannot be reached (%s)", address.netloc, error)
+            log.info("%s cannot be reached (%s)", netloc, error)
         await retry.pause(leaving)
+
+
+def _checked(url: str, pin: str) -> tuple[str, str]:
+    """Return HOST:PORT of a host's address, and its pin in lower-case digits. Raises JoinError if either is
+    malformed.
+    """
+    address = urlsplit(url)
+    if address.scheme != "wss" or not address.hostname:
+        raise JoinError(f"{url} is not an address of a host; it has the form wss://HOST:PORT")
+    digits = pin.replace(":", "").lower()
+    if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise JoinError(
+            f"pin {digits[:80]!r} is not a SHA-256 hash; copy the one that crowdlearn enrol prints"
+        )
+    return address.netloc, digits
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, at most so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _relay(url: str, relay: str) -> str:
