@@ -89,9 +89,14 @@ def check_release(rank: int, samples: int, groups: int) -> None:
 
 
 def rank_of(graph: NeuronGraph, model: nn.Module) -> int:
-    """Return the directions in which the weights of the first layer can move."""
-    first = graph.edges[0].module
-    return int(min(dict(model.named_parameters())[f"{first}.weight"].flatten(1).shape))
+    """Return the directions in which the weights of the first layer can move; of a model without layers of
+    neurons, those of the array that has most.
+    """
+    arrays = dict(model.named_parameters())
+    of_edges = (arrays.get(f"{edge.module}.weight") for edge in graph.edges)
+    first = next((weight for weight in of_edges if weight is not None), None)
+    moving = arrays.values() if first is None else [first]
+    return max((min(each.flatten(1).shape) for each in moving if each.dim() > 1), default=1)
 
 
 def clipped(move: Floats, clip: float) -> Floats:
