@@ -307,6 +307,52 @@ async def test_a_peer_that_does_not_speak_as_a_phone_is_told(key: Path, answer: 
     server.close()
 
 
+@pytest.mark.parametrize("counts_bytes", [False, True])
+async def test_streams_count_bytes_where_the_phone_can_and_else_not(key: Path, counts_bytes: bool) -> None:
+    """A phone that acknowledges nothing after the opening: one write, or as many as it granted bytes for."""
+    heard: asyncio.Queue[tuple[bytes, int, bytes]] = asyncio.Queue()
+    asked: list[bytes] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.read(24):
+            command, arg0, arg1, length = struct.unpack("<4s3I", head[:16])
+            payload = await reader.readexactly(length)
+            if command == b"CNXN":
+                asked.append(payload)
+                features = b"shell_v2,delayed_ack" if counts_bytes else b"shell_v2"
+                writer.write(said(b"CNXN", 0x01000001, b"device::features=" + features))
+            if command == b"OPEN":
+                granted = struct.pack("<i", 10) if counts_bytes else b""
+                writer.write(
+                    struct.pack(
+                        "<4s5I",
+                        b"OKAY",
+                        7,
+                        arg0,
+                        len(granted),
+                        0,
+                        int.from_bytes(b"OKAY", "little") ^ 0xFFFFFFFF,
+                    )
+                    + granted
+                )
+            await heard.put((command, arg1, payload))
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with await AdbDevice.connect(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", key=key) as device:
+        stream = await device.open("tcp:1")
+        await stream.write(b"x" * 6)
+        if counts_bytes:
+            await stream.write(b"y" * 6)  # the last message may be longer than what is left
+        third = asyncio.create_task(stream.write(b"z"))
+        got = [await asyncio.wait_for(heard.get(), 60) for _ in range(3 + counts_bytes)]
+        assert [command for command, _, _ in got] == [b"CNXN", b"OPEN", b"WRTE", b"WRTE"][: 3 + counts_bytes]
+        assert bool(got[1][1]) == counts_bytes
+        assert not third.done()
+        third.cancel()
+        assert b"delayed_ack," in asked[0]  # as a zero follows the last feature
+    server.close()
+
+
 def pem(
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
     scheme: serialization.KeySerializationEncryption | None = None,
