@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from crowdlearn_export.compiler.compile import compile_program
-from crowdlearn_export.graph.memory_curves import MemoryUse
+from crowdlearn_export.graph.memory_curves import USUAL, MemoryUse
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import products
 from crowdlearn_export.stages.train_step import train_step
@@ -39,8 +39,8 @@ COMPILED = ("torch_compile",)
 """PyTorch's own compiler, which tells what is possible on this computer; a deep network takes it a minute,
 and needs a C++ compiler.
 """
-LESS: tuple[MemoryUse, ...] = ("balanced", "least")
-"""The ways in which programs need less memory (docs/compiler.md): an engine each."""
+OTHERS: tuple[MemoryUse, ...] = ("fastest", "least")
+"""The other ways in which programs use memory (docs/compiler.md): an engine each."""
 TOLD = ("mnn", "litert")
 """Engines for which a network is built layer by layer (layers.py)."""
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--threads", help="comma-separated; only these numbers of threads")
     parser.add_argument("--without", default="", help="comma-separated; not these engines")
     parser.add_argument(
-        "--memory", default="", help=f"comma-separated; also programs of {' and '.join(LESS)} memory"
+        "--memory", default="", help=f"comma-separated; also programs of memory {' and '.join(OTHERS)}"
     )
     parser.add_argument("--peers", type=Path, help="where benchmarks.train_step.peers installed the peers")
     options = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> None:
     if REFERENCE in without:
         parser.error(f"--without {REFERENCE}: every time is told relative to it")
     if options.memory:
-        known("--memory", options.memory.split(","), dict.fromkeys(LESS))
+        known("--memory", options.memory.split(","), dict.fromkeys(OTHERS))
     if options.models:
         known("--models", options.models.split(","), dict.fromkeys(case.model for case in FULL))
     cases = [
@@ -80,7 +80,7 @@ def main() -> None:
         )
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        uses: list[MemoryUse] = ["fastest", *(use for use in LESS if use in options.memory.split(","))]
+        uses: list[MemoryUse] = [USUAL, *(use for use in OTHERS if use in options.memory.split(","))]
         models = dict.fromkeys(case.model for case in cases)
         programs = {model: {use: compiled(model, use) for use in uses} for model in models}
         for number, case in enumerate(cases):
@@ -91,7 +91,7 @@ def main() -> None:
     write_rows(options.json, rows)
 
 
-def compiled(model: str, memory: MemoryUse = "fastest") -> dict[str, Any]:
+def compiled(model: str, memory: MemoryUse = USUAL) -> dict[str, Any]:
     """The model's program, the state that it starts from, and what compiling it said."""
     started = time.perf_counter()
     x, y = write_example(model)
@@ -130,13 +130,13 @@ def measured(
 ) -> list[dict[str, Any]]:
     """The rows of one case; a peer that is not installed has one that says so."""
     exact = write_case(case, folder)
-    program = programs["fastest"]
-    less = {f"crowdlearn_{use}": programs[use] for use in LESS if use in programs}
+    program = programs[USUAL]
+    others = {f"crowdlearn_{use}": programs[use] for use in OTHERS if use in programs}
     (folder / "program.pte").write_bytes(program["pte"])
-    for name, other in less.items():
+    for name, other in others.items():
         (folder / f"{name.removeprefix('crowdlearn_')}.pte").write_bytes(other["pte"])
     np.savez(folder / "state.npz", **program["state"])
-    engines = dict.fromkeys((REFERENCE, "crowdlearn", *less, *COMPILED), sys.executable)
+    engines = dict.fromkeys((REFERENCE, "crowdlearn", *others, *COMPILED), sys.executable)
     absent = []
     if peers is not None:
         if case.model in ("cnn", "mlp"):
@@ -153,7 +153,7 @@ def measured(
     engines = {name: python for name, python in engines.items() if name not in without}
     rows = compare(case, engines, folder, exact, rounds=15 if case.batch > 8 else 25)
     for row in rows:
-        if (made := {"crowdlearn": program, **less}.get(row["engine"])) is not None:
+        if (made := {"crowdlearn": program, **others}.get(row["engine"])) is not None:
             row |= made["facts"]
         if row["engine"] == REFERENCE and "failed" not in row and case.batch == 32:
             row["products_ms"] = round(products_alone(program["products"], case.threads), 3)

@@ -32,7 +32,7 @@ PREPARED = {
     REFERENCE: ("weights.npz",),
     "torch_compile": ("weights.npz",),
     "crowdlearn": ("program.pte", "state.npz"),
-    "crowdlearn_balanced": ("balanced.pte", "state.npz"),
+    "crowdlearn_fastest": ("fastest.pte", "state.npz"),
     "crowdlearn_least": ("least.pte", "state.npz"),
     "mnn": ("weights.npz",),
 }

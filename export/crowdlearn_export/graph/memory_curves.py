@@ -8,6 +8,8 @@ from typing import Literal
 
 MemoryUse = Literal["least", "balanced", "fastest"]
 """A program's weighing of memory against time; the one with the least memory comes first."""
+USUAL: MemoryUse = "balanced"
+"""The weighing of runs and plans that name none."""
 
 
 @dataclass(frozen=True)

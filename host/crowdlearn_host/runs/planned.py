@@ -11,7 +11,7 @@ import torch
 from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.graph.freezing import hold_frozen
-from crowdlearn_export.graph.memory_curves import Footprint, MemoryUse
+from crowdlearn_export.graph.memory_curves import USUAL, Footprint, MemoryUse
 from crowdlearn_export.graph.neuron_graph import FrozenAs, NeuronGraph
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
@@ -199,7 +199,7 @@ def plan_network(
         value_bytes=value_bytes(request.values, initial_weights(graph, network)),
         sums=request.sums,
         private=request.private and request.sums == "shares",
-        memory=request.memory or "fastest",
+        memory=request.memory or USUAL,
         fed_bytes=augment_cost(request.augment, request.shape, request.batch).bytes,
         frozen=request.frozen,
     )

@@ -119,8 +119,8 @@ class TrainingSection(OptimizedSection):
     every `snapshot_every` mini-batches the weights are complete. Where ExecuTorch's own `kernels` and
     XNNPACK's are near each other, they are `measured` on this computer at a program's first export, or
     else chosen by_size: then exports are always equal. With less `memory` than the `fastest` programs take,
-    what gradients need is gathered again (`balanced`), and activations are computed again, too (`least`).
-    Without it the plan's is taken, or else `fastest`. Devices hold weights that are `frozen` as float32 or,
+    what gradients need is made again, by three operations in a row (`balanced`) or eight (`least`).
+    Without it the plan's is taken, or else `balanced`. Devices hold weights that are `frozen` as float32 or,
     rounded, as float16, in half the memory.
     """
 

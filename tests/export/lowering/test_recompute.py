@@ -21,13 +21,15 @@ GATHER, PRODUCT = aten.index_select.default, aten.mm.default
 
 
 def network() -> tuple[GraphModule, dict[str, int]]:
-    """A map that is kept, its activation, columns gathered from that, their product, and what reads all of it
-    behind that again; and the bytes of each.
+    """A map that is kept, its activation by four operations, columns gathered from that, their product, and
+    what reads all of it behind that again; and the bytes of each.
     """
     graph = Graph()
     x, table = graph.placeholder("x"), graph.placeholder("table")
     maps = graph.create_node("call_function", PRODUCT, (x, x), name="maps")
-    active = graph.create_node("call_function", aten.relu.default, (maps,), name="active")
+    active = maps
+    for name, target in {"a": aten.neg, "b": aten.abs, "c": aten.neg, "active": aten.relu}.items():
+        active = graph.create_node("call_function", target.default, (active,), name=name)
     columns = graph.create_node("call_function", GATHER, (active, 1, table), name="columns")
     flat = graph.create_node("call_function", aten.view.default, (columns, [-1, 9]), name="flat")
     product = graph.create_node("call_function", PRODUCT, (flat, x), name="product")
@@ -35,7 +37,8 @@ def network() -> tuple[GraphModule, dict[str, int]]:
     kernel = graph.create_node("call_function", PRODUCT, (flat, loss), name="kernel")
     slope = graph.create_node("call_function", aten.mul.Tensor, (active, maps), name="slope")
     graph.output((kernel, slope))
-    sizes = {"maps": 10, "active": 10, "columns": 90, "flat": 90, "product": 10, "loss": 40}
+    sizes = dict.fromkeys(("maps", "a", "b", "c", "active", "product"), 10)
+    sizes |= {"columns": 90, "flat": 90, "loss": 40}
     return GraphModule({}, graph), sizes
 
 
@@ -78,7 +81,7 @@ def test_less_memory_gives_the_same_gradients(backend: Backend):
             for _ in range(2):
                 found = executor.run("joint", [np.ascontiguousarray(t.numpy()) for t in part])
                 assert_close([torch.from_numpy(v) for v in found], exact(blocks, part))
-    assert arenas["least"] < arenas["balanced"] < arenas["fastest"]
+    assert arenas["least"] <= arenas["balanced"] < arenas["fastest"]
 
 
 @pytest.mark.parametrize("memory", USES)

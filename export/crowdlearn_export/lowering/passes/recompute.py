@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -31,18 +30,16 @@ ELEMENTWISE = frozenset({
 })  # fmt: skip
 """Operations of an instruction or two for each element."""
 
-AGAIN: Mapping[MemoryUse, frozenset[Any]] = {
-    "fastest": frozenset(),
-    "balanced": GATHERS,
-    "least": GATHERS | ELEMENTWISE,
-}
+AGAIN = GATHERS | ELEMENTWISE
 """The operators whose results are computed again."""
 
 LATE = "late"
 """The mark of calls behind the moment of most memory: no part for a delegate may hold some of either side."""
 
-LONGEST = 8
-"""Operations in a row that are computed again for one value."""
+LONGEST: Mapping[MemoryUse, tuple[int, ...]] = {"fastest": (), "balanced": (3,), "least": (3, 8)}
+"""Operations in a row that are computed again for one value, the shorter rows first: three are a batch norm's
+scale and shift, and the ReLU behind it.
+"""
 
 VIEWS = (aten.view.default, aten.clone.default)
 """Operators that name memory that another node makes: a program's copies are dropped."""
@@ -52,10 +49,11 @@ def recompute(module: GraphModule, size: Size, memory: MemoryUse) -> GraphModule
     """Make once more, in a lowered method, some values for their readers behind the moment of most memory:
     what `memory` allows and frees memory there. Return the method.
     """
-    if AGAIN[memory]:
+    if LONGEST[memory]:
         made_again: set[Node] = set()
-        while _freed(module, size, AGAIN[memory], made_again):
-            pass
+        for longest in LONGEST[memory]:
+            while _freed(module, size, longest, made_again):
+                pass
         nodes = list(module.graph.nodes)
         peak = _moment_of_most(_values(nodes), len(nodes), size)
         for at, node in enumerate(nodes):
@@ -74,8 +72,10 @@ class _Value:
     views: list[Node]
 
 
-def _freed(module: GraphModule, size: Size, targets: frozenset[Any], made_again: set[Node]) -> bool:
-    """Make again what is worth it at the moment of most memory; return whether there was anything."""
+def _freed(module: GraphModule, size: Size, longest: int, made_again: set[Node]) -> bool:
+    """Make again what is worth it at the moment of most memory, by `longest` operations in a row at most;
+    return whether there was anything.
+    """
     nodes = list(module.graph.nodes)
     values = _values(nodes)
     peak = _moment_of_most(values, len(nodes), size)
@@ -83,11 +83,11 @@ def _freed(module: GraphModule, size: Size, targets: frozenset[Any], made_again:
     needed: set[Node] = set()
     found = False
     for node in sorted(alive, key=size, reverse=True):
-        if node.target not in targets or node in made_again or node in needed:
+        if node.target not in AGAIN or node in made_again or node in needed:
             continue
         late = {reader: at for reader, at in values[node].readers.items() if at > peak}
         first = min(late, key=late.__getitem__)
-        chain, read = _chain(node, late[first], values, targets)
+        chain, read = _chain(node, late[first], values, longest)
         kept = sum(size(n) for n in read if values[n].ends < late[first])
         if kept >= size(node):
             continue
@@ -100,15 +100,13 @@ def _freed(module: GraphModule, size: Size, targets: frozenset[Any], made_again:
     return found
 
 
-def _chain(
-    node: Node, at: int, values: Mapping[Node, _Value], targets: frozenset[Any]
-) -> tuple[list[Node], list[Node]]:
+def _chain(node: Node, at: int, values: Mapping[Node, _Value], longest: int) -> tuple[list[Node], list[Node]]:
     """Return the nodes that are computed to have the value of `node` at a place, in their order, and the
     values that they read.
     """
     chain, read = [node], dict.fromkeys(_operands(node, values))
-    while len(chain) < LONGEST:
-        gone = [n for n in read if values[n].ends < at and n.target in targets]
+    while len(chain) < longest:
+        gone = [n for n in read if values[n].ends < at and n.target in AGAIN]
         if not gone:
             break
         last = max(gone, key=lambda n: values[n].made)

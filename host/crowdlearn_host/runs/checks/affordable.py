@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from crowdlearn_export.graph.memory_curves import MemoryUse
+from crowdlearn_export.graph.memory_curves import USUAL, MemoryUse
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.plan import Plan
@@ -17,8 +17,8 @@ USES: tuple[MemoryUse, ...] = get_args(MemoryUse)
 
 
 def memory_of(training: TrainingSection, plan: Plan) -> MemoryUse:
-    """Return how the programs of a run use memory: as it says, or else as its plan was reckoned."""
-    return training.memory or (plan.training.memory if plan.training is not None else "fastest")
+    """Return how the programs of a run use memory: as it says, or as its plan was reckoned, or as usual."""
+    return training.memory or (plan.training.memory if plan.training is not None else USUAL)
 
 
 def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
