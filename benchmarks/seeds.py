@@ -17,7 +17,7 @@ def arguments_of(
 ) -> argparse.Namespace:
     """What a benchmark of runs over seeds takes; `name` is that of the folder for its runs."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
+    parser.add_argument("--data", type=Path, help="folder with MNIST's four files; without, data are drawn")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--quick", action="store_true", help="2 epochs of few samples: a check, no result")
     parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="keeps finished runs")

@@ -34,6 +34,7 @@ from crowdlearn_host.simulation.learners.dense import CLASSIFIED, common_columns
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.drawn_data import data_of
 from benchmarks.report import machine, write_rows
 
 PAPER_WIDTHS = (784, 400, 200, 100, 10)
@@ -70,7 +71,9 @@ MULTIPLYING_SECONDS = 2.0
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with MNIST's four files.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with MNIST's four files; without, data are drawn.")
+    ] = None,
     flower: Annotated[
         Path | None, typer.Option(help="A Python with flwr[simulation], torch and numpy.")
     ] = None,
@@ -85,13 +88,14 @@ def main(
     """Each engine's rounds after its first, so that starting up does not count; medians of turns' medians."""
     if quick:
         rounds, turns, only = 3, 1, only or CROWDS[0].name
-    rows = [
-        row
-        for crowd in CROWDS
-        if only in crowd.name
-        for row in _compared(crowd, data, flower, pfl, rounds, turns, cores)
-    ]
-    table = Table(title=f"FedAvg of MNIST, {cores} cores; {machine()}")
+    with data_of(data) as (folder, source):
+        rows = [
+            {**row, "data": source}
+            for crowd in CROWDS
+            if only in crowd.name
+            for row in _compared(crowd, folder, flower, pfl, rounds, turns, cores)
+        ]
+    table = Table(title=f"FedAvg, data: {source}, {cores} cores; {machine()}")
     for column in rows[0]:
         table.add_column(column)
     for row in rows:

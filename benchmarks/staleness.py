@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.paper.runs import Finished, Job, run_all
 
+from .drawn_data import data_of
 from .report import machine, write_rows
 from .seeds import arguments_of, errors, over_seeds
 
@@ -47,23 +48,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = arguments_of(argv, __doc__, "staleness", SEEDS)
     seeds = range(1 if arguments.quick else arguments.seeds)
     epochs, part = (2, 3000) if arguments.quick else (EPOCHS, 0)
-    jobs = {
-        (batch, staleness, seed): Job(simulated(batch, staleness, seed, epochs), str(arguments.data), part)
-        for batch in BATCHES
-        for staleness in (0, 1)
-        for seed in seeds
-    }
     console = Console(width=110)
 
     def tell(finished: Finished) -> None:
         console.print(f"one of {len(jobs)} runs: {errors(finished)[-1]:.2f} %")
 
-    done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
+    with data_of(arguments.data) as (data, source):
+        jobs = {
+            (batch, staleness, seed): Job(simulated(batch, staleness, seed, epochs), str(data), part)
+            for batch in BATCHES
+            for staleness in (0, 1)
+            for seed in seeds
+        }
+        done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
     rows: list[dict[str, Any]] = []
     for batch in BATCHES:
         for staleness in (0, 1):
             runs, synchronous = ([done[jobs[batch, s, seed].key()] for seed in seeds] for s in (staleness, 0))
-            rows.append({"batch": batch, "staleness": staleness, **over_seeds(runs, synchronous)})
+            rows.append(
+                {
+                    "batch": batch,
+                    "staleness": staleness,
+                    "data": source,
+                    **over_seeds(runs, synchronous),
+                }
+            )
     told = [epoch for epoch in TOLD if epoch <= epochs]
     table = Table("batch", "staleness", *(f"error % after {e}" for e in told), "over synchronous")
     for row in rows:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.paper.runs import Finished, Job, run_all
 
+from .drawn_data import data_of
 from .report import importable_elsewhere, machine, write_rows
 from .seeds import arguments_of, errors, over_seeds
 
@@ -88,25 +89,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console(width=120)
     seeds = range(1 if arguments.quick else arguments.seeds)
     epochs, part, real = (2, 3000, 200) if arguments.quick else (EPOCHS, 0, REAL_SAMPLES)
-    jobs = {
-        (wire, seed): Job(simulated(wire, seed, epochs), str(arguments.data), part)
-        for wire in WIRES
-        for seed in seeds
-    }
 
     def tell(finished: Finished) -> None:
         console.print(f"one of {len(jobs)} runs: {errors(finished)[-1]:.2f} %")
 
-    done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        some = part_of(arguments.data, Path(name) / "data", real)
+    with data_of(arguments.data) as (data, source), tempfile.TemporaryDirectory() as name:
+        jobs = {
+            (wire, seed): Job(simulated(wire, seed, epochs), str(data), part)
+            for wire in WIRES
+            for seed in seeds
+        }
+        done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
+        some = part_of(data, Path(name) / "data", real)
         for wire in WIRES:
             runs, plain = ([done[jobs[w, seed].key()] for seed in seeds] for w in (wire, "float32"))
             losses = zip(*([record.loss for record in run.records] for run in runs), strict=True)
             rows.append(
                 {
                     "wire": wire,
+                    "data": source,
                     "bytes_per_sample": measured_bytes(wire, some, real),
                     "loss_by_epoch": [statistics.mean(each) for each in losses],
                     **over_seeds(runs, plain),
