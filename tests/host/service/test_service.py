@@ -187,6 +187,15 @@ async def test_a_service_closes_also_as_it_hears_of_something(tmp_path, home):
         service._changed.set()
 
 
+async def test_a_folder_has_one_service_at_a_time(tmp_path, home):
+    async with asyncio.timeout(SECONDS), Service(tmp_path, home).open("127.0.0.1:0"):
+        with pytest.raises(RunError, match="in use by another process"):
+            async with Service(tmp_path, home).open("127.0.0.1:0"):
+                raise AssertionError
+    async with asyncio.timeout(SECONDS), Service(tmp_path, home).open("127.0.0.1:0"):
+        pass
+
+
 async def test_a_run_whose_news_cannot_be_written_down_is_started_again(tmp_path, home, worker, monkeypatch):
     monkeypatch.setattr("crowdlearn_host.service.service.FIRST_PAUSE", 0.01)
     service = Service(tmp_path, home)
