@@ -8,6 +8,7 @@ import pytest
 from crowdlearn_host.adb.carriers.joined import joined
 from crowdlearn_host.adb.carriers.mux import Mux, Service, Stream
 from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
+from crowdlearn_host.adb.wire.streams import Data
 
 
 class Heard(asyncio.Protocol):
@@ -131,5 +132,24 @@ async def test_what_comes_while_nothing_is_read_is_held_back_and_then_told(count
     transport.resume_reading()
     await asyncio.wait_for(heard.lost.wait(), 60)
     assert heard.data == sent
+    for mux in (host, phone):
+        await mux.close()
+
+
+async def test_what_came_before_a_stream_is_a_transport_is_told_before_what_comes_after() -> None:
+    async def speak(stream: Stream) -> None:
+        stream.send(b"first, ")
+        await stream.read()
+
+    host, phone = await connected(lambda name: speak, counts_bytes=True)
+    stream = await host.open("any:")
+    async with asyncio.timeout(60):
+        while not stream._chunks:
+            await asyncio.sleep(0.01)
+    heard, transport = Heard(), StreamTransport(stream)
+    transport.set_protocol(heard)
+    transport._happened(Data(1, b"second"))
+    await asyncio.sleep(0)
+    assert heard.data == b"first, second"
     for mux in (host, phone):
         await mux.close()

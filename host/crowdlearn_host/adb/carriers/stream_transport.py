@@ -22,15 +22,14 @@ class StreamTransport(asyncio.Transport):
         self._loop = asyncio.get_running_loop()
         self._protocol: asyncio.Protocol = asyncio.Protocol()
         self._buffer = bytearray()
-        self._held = b""
-        """The bytes that came while the protocol did not read."""
         self._reading = True
         self._writing = True
         self._closing = False
         self._lost = False
         self._end: tuple[Exception | None] | None = None
         """The end of the stream, while the protocol has not read what came before."""
-        self._held = stream.listen(self._happened)
+        self._held = bytearray(stream.listen(self._happened))
+        """The bytes that came while the protocol did not read."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = cast(asyncio.Protocol, protocol)
@@ -72,7 +71,9 @@ class StreamTransport(asyncio.Transport):
         kind = type(event)
         if kind is Data:
             _, payload = cast(Data, event)
-            if self._reading:
+            if (
+                self._reading and not self._held
+            ):  # what came before goes first, also if it is still to be told
                 self._protocol.data_received(payload)
                 self._stream.acknowledge(len(payload))
             else:
@@ -101,7 +102,8 @@ class StreamTransport(asyncio.Transport):
 
     def _deliver_held(self) -> None:
         if self._reading and self._held:
-            held, self._held = self._held, b""
+            held = bytes(self._held)
+            self._held.clear()
             self._protocol.data_received(held)
             self._stream.acknowledge(len(held))
             if self._end is not None:
