@@ -70,7 +70,7 @@ def clipping_doubt(graph: NeuronGraph) -> str:
     if any(array.role == "buffer" for array in array_specs(graph)):
         return "batch norm mixes samples, so that none can be clipped by itself; use group or layer norm"
     why = unknown_norms(graph)
-    return f"devices compute each sample's gradient alone, exact and slow, for {why}" if why else ""
+    return f"devices compute each sample's gradient alone, exact and slow: {why}" if why else ""
 
 
 def loss_region(graph: NeuronGraph, owned: Sequence[int]) -> int:

@@ -28,7 +28,7 @@ from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
-from crowdlearn_host.privacy.dp.ghost_norms import check_model
+from crowdlearn_host.privacy.dp.ghost_norms import check_apart
 from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
 from crowdlearn_host.spec.augment import check_augment
@@ -210,7 +210,7 @@ def _network(config: SimulationConfig, train: Dataset) -> Trainable:
     network = replace(network, graph=hold_frozen(network.graph, model, config.training.frozen))
     check_augment(config.training.augment, train.inputs.shape[1:], integers=network.takes_codes)
     if config.privacy.private:
-        check_model(model, train.inputs.shape[1:])
+        check_apart(model)
     check_label_epsilon(config.privacy.label_epsilon, network.targets)
     return network
 

@@ -9,7 +9,7 @@ sample by sample: no second pass is needed (Bu, Wang, Zha, Karypis, 2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from crowdlearn_export.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .by_uses import Summed, backward_by_uses, planned
+from .without_rules import Summed, backward_without_rules
 
 Clipped = Callable[[Tensor], list[Tensor]]
 """A function from a factor for each sample [B] to the sums over samples of scaled gradients, one for each
@@ -53,12 +53,12 @@ class Backward:
 def backward(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Backward:
     """Run a mini-batch forward and backward. `loss` gives a number for each sample, [B], from the output.
 
-    Raises UnsupportedModule, by name, if a module mixes samples or uses parameters in ways without a rule.
+    Raises UnsupportedModule, by name, if a module mixes samples.
     """
     check_apart(model)
     if _has_rules(model, inputs):
         return _by_rules(model, loss, inputs)
-    return Backward(*backward_by_uses(model, loss, inputs))
+    return Backward(*backward_without_rules(model, loss, inputs))
 
 
 def norms_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -76,24 +76,15 @@ def check_apart(model: nn.Module) -> None:
             )
 
 
-def check_model(model: nn.Module, sample: Sequence[int]) -> None:
-    """Raise UnsupportedModule unless the norms of samples' gradients can be had. `sample` is the shape of
-    one.
-    """
-    check_apart(model)
-    if without_rule(model):
-        planned(model, sample)
-
-
-def without_rule(model: nn.Module) -> str:
-    """Return a module with weights that learn and no rule of its own, or that it shares; "" if all have."""
+def _has_rule(model: nn.Module) -> bool:
+    """Return whether every module with weights that learn has a rule, and weights of its own."""
     seen: set[int] = set()
-    for name, module in model.named_modules():
+    for module in model.modules():
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         if own and (type(module) not in RULES or seen.intersection(map(id, own))):
-            return f"{name} ({type(module).__name__})"
+            return False
         seen.update(map(id, own))
-    return ""
+    return True
 
 
 def _rests(module: nn.modules.batchnorm._BatchNorm, model: nn.Module) -> bool:
@@ -103,7 +94,7 @@ def _rests(module: nn.modules.batchnorm._BatchNorm, model: nn.Module) -> bool:
 def _has_rules(model: nn.Module, inputs: Tensor) -> bool:
     """Return whether rules of modules give the norms of samples' gradients, as it shows on some samples."""
     if model not in _ruled:
-        _ruled[model] = not without_rule(model) and _agrees(model, inputs[:FEW])
+        _ruled[model] = _has_rule(model) and _agrees(model, inputs[:FEW])
     return _ruled[model]
 
 
