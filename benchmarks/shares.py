@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from crowdlearn import RunSpec
 from crowdlearn import phones as emulator
 from crowdlearn.hosting import new_run, prepare, run, train
 from crowdlearn.models import build_model
-from crowdlearn.planning import shares_cost
+from crowdlearn.planning import Fleet, PlanRequest, plan_network, shares_cost
 from crowdlearn.simulation import SimulationConfig
 from crowdlearn_device.privacy.shares.linear_map import linear_map
 from crowdlearn_device.privacy.shares.replicated import KEY_BYTES, own_keys
@@ -41,6 +41,8 @@ WAYS = ("float32", "shares", "shares, first layer shared")
 TRAINING = {"batch": BATCH, "learning_rate": 0.1, "momentum": 0.9, "schedule": "cosine"}
 EPOCHS, SEEDS = 15, 3
 LAYERS = ((784, 400), (400, 200), (200, 100))
+TRIPLES, ROOM, FED = (1, 2, 3), 1.02, 10 * BATCH
+"""Triples whose helpers are compared, a helper's cap over its even part, and samples of a pass."""
 ROUNDS = 7
 PHONES: dict[str, dict[str, str]] = {
     "plain": {"sums": "plain"},
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args(argv)
     console = Console(width=140)
-    rows = [*costs(), *(layer(*shape) for shape in LAYERS)]
+    rows = [*costs(), *by_triples(), *(layer(*shape) for shape in LAYERS)]
     if options.data is not None and not options.quick:
         importable_elsewhere()
         rows += trained(options.data, options.seeds, options.epochs, options.runs, options.cores, console)
@@ -100,6 +102,36 @@ def costs() -> list[dict[str, Any]]:
                 "of_it_checks": cost.checks / BATCH,
                 "dominator_macs_share": cost.dominator_macs / cost.model_macs,
                 "helper_over_follower_macs": cost.helper_macs_per_sample(BATCH) / cost.follower_macs,
+            }
+        )
+    return rows
+
+
+def by_triples() -> list[dict[str, Any]]:
+    """Return what a helper needs where the plan's caps ask for one triple, two or three, modelled."""
+    rows, alone = list[dict[str, Any]](), 0.0
+    layers: tuple[Literal["kept", "shared"], ...] = ("kept", "shared")
+    for first_layer, triples in product(layers, TRIPLES):
+        request = PlanRequest("paper-mlp", (784,), batch=BATCH, sums="shares", first_layer=first_layer)
+        helper: dict[str, Any] = {"name": "helper", "count": 3 * triples, "macs_per_second": 1e9}
+        if triples > 1:
+            helper["max_macs"] = round(ROOM * alone / triples)
+        feeding = {"name": "dominator", "count": 1, "samples": FED, "macs_per_second": 1e9}
+        plan = plan_network(request, Fleet.model_validate({"class": [feeding, helper]})).plan
+        assert plan.traffic is not None
+        assert plan.certificate is not None
+        most = max(plan.pieces[1:], key=lambda piece: piece.macs)
+        alone = most.macs if triples == 1 else alone
+        rows.append(
+            {
+                "kind": "helpers of the paper's MLP by plan, modelled",
+                "first_layer": first_layer,
+                "triples": len(plan.pieces) // 3,
+                "helper_macs": most.macs,
+                "over_one_triple": most.macs / alone,
+                "helper_memory_mb": max(piece.memory_bytes for piece in plan.pieces[1:]) / 1e6,
+                "sent_bytes_per_sample": (plan.traffic.forward + plan.traffic.backward) / FED,
+                "gap": plan.certificate.gap,
             }
         )
     return rows

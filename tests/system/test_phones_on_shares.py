@@ -42,12 +42,14 @@ def test_phones_on_shares_learn_as_in_the_clear(tmp_path: Path) -> None:
     assert states["shares"].keys() == states["plain"].keys()
 
 
-def test_killed_dominators_and_helpers_cost_no_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pieces", [4, pytest.param(7, marks=pytest.mark.nightly)])
+def test_killed_dominators_and_helpers_cost_no_bit(tmp_path: Path, pieces: int) -> None:
     """Keys are fresh in every generation; a spare takes over what a lost helper kept."""
-    config = RunSpec.model_validate({**CONFIG, "training": {**CONFIG["training"], "snapshot_every": 3}})
+    training = {**CONFIG["training"], "snapshot_every": 3}
+    config = RunSpec.model_validate({**CONFIG, "training": training, "group": {"pieces": pieces}})
     prepared = prepare(config, lambda event, fields: None)
     due, kills = [3, 8, 14, 20], list[asyncio.Task[None]]()
-    with phones.running(5, tmp_path / "home") as started:
+    with phones.running(pieces + 1, tmp_path / "home") as started:
         serials = [phone.serial for phone in started]
 
         def on_event(event: str, fields: dict[str, Any]) -> None:

@@ -138,6 +138,17 @@ def test_clipped_and_noisy_steps_of_phones_are_those_of_a_simulation(
     assert account.sample == pytest.approx(RunSpec.model_validate(values).budget.total(dealt, 1))
 
 
+def test_two_triples_of_helpers_on_phones_are_those_of_a_simulation(tmp_path: Path) -> None:
+    """Without kinks, whose other side a number that is rounded otherwise may take."""
+    (tmp_path / "own_model.py").write_text(WITHOUT_BATCH_NORM)
+    values: dict[str, Any] = {"data": "digits", "group": {"pieces": 7}}
+    values["model"] = f"{tmp_path / 'own_model.py'}:dense"
+    values["training"] = {**TRAINING, **HEAVY, "epochs": 1, "seed": 5, "kernels": "by_size"}
+    values["privacy"] = {"sums": "shares", "first_layer": "shared"}
+    _, off = compared(values, tmp_path, phones=7)
+    assert off.max() <= 1e-4
+
+
 def test_phones_begin_with_weights_that_they_drew_together(tmp_path: Path) -> None:
     """And resuming begins with the same ones."""
     values: dict[str, Any] = {"data": "digits", "model": MODEL, "group": {"pieces": 2}}

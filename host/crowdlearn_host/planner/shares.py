@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crowdlearn_device.privacy.dp.draws import most_drawn
@@ -31,9 +32,10 @@ class SharesCost:
     """Costs of one group's slices on shares. Bytes are payload, counted once a hop; MACs do not count limbs.
 
     `activation` and `error` bytes are per sample, `gradient` and `checks` bytes per mini-batch. MACs are of
-    forward, backward and gradient, per sample: the dominator's with its checks, those of one helper of three,
-    and those of a follower that holds the same slices in plain mode. `helper_checks` are a helper's MACs for
-    checks, per mini-batch. With noise, `private`, mini-batches have room for every draw.
+    forward, backward and gradient, per sample. They are the dominator's with its checks, and those of one
+    helper of the triple that computes most. A follower that holds the same slices in plain mode has
+    `follower_macs`. `helper_checks` are that helper's MACs for checks, per mini-batch. With noise, `private`,
+    mini-batches have room for every draw.
     """
 
     activation: int
@@ -77,85 +79,122 @@ def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
     )
 
 
-def shares_cost(graph: NeuronGraph, *, first_layer: bool, private: bool = False) -> SharesCost:
-    """Return what training costs with these maps on shares; in steps of DP-SGD if `private`."""
-    on = [graph.edges[number] for number in shared_edges(graph, first_layer=first_layer)]
-    entering = sum(_entering(graph, edge) for edge in on)
-    leaving = sum(_leaving(graph, edge) for edge in on)
-    answered = sum(_entering(graph, edge) for edge in on if edge.source != 0)
+@dataclass(frozen=True)
+class _Part:
+    """The part of an edge that a triple computes: of so many source neurons, into so many target ones."""
+
+    graph: NeuronGraph
+    edge: Edge
+    triple: int
+    sources: int
+
+    @property
+    def targets(self) -> int:
+        return self.sources if self.edge.kind == "depthwise" else self.graph.layers[self.edge.target].neurons
+
+    @property
+    def entering(self) -> int:
+        """Return floats of a sample that enter."""
+        return self.sources * self.graph.layers[self.edge.source].output_floats
+
+    @property
+    def leaving(self) -> int:
+        """Return floats of a sample that leave."""
+        return self.targets * self.graph.layers[self.edge.target].sum_floats
+
+    @property
+    def macs(self) -> int:
+        return self.edge.macs * self.sources // self.graph.layers[self.edge.source].neurons
+
+    @property
+    def parameters(self) -> int:
+        return self.edge.parameters * self.sources // self.graph.layers[self.edge.source].neurons
+
+    @property
+    def back(self) -> bool:
+        """Return True if errors go further back."""
+        return self.edge.source != 0
+
+    @property
+    def taps(self) -> int:
+        """Return the numbers of a kernel; 1 of a dense map."""
+        if self.edge.kind == "dense":
+            return 1
+        return self.parameters // (self.targets * (1 if self.edge.kind == "depthwise" else self.sources))
+
+    @property
+    def norms(self) -> int:
+        """Return the dominator's MACs for the norm of a sample's gradient."""
+        return self.entering + 2 * self.leaving if self.edge.kind == "dense" else NORMS * self.macs
+
+    def seen(self, *, private: bool) -> int:
+        """Return the numbers of all checks, of a mini-batch: with noise, gradients are the dominator's to
+        check, and nothing travels for it.
+        """
+        told = 0 if private else HELPERS * HELPERS
+        if self.edge.kind == "depthwise":
+            return self.parameters * (COLUMNS * (1 + self.back) + told)
+        back = self.targets * self.taps if self.back else 0
+        return COLUMNS * (self.parameters // self.targets * (1 + told) + back)
+
+    @property
+    def checked(self) -> int:
+        """Return the dominator's MACs for a column of all checks, per sample."""
+        source, target = self.graph.layers[self.edge.source], self.graph.layers[self.edge.target]
+        dense = self.edge.kind == "dense"
+        gathered = self.sources * (source.output_floats if dense else target.sum_floats * self.taps)
+        back = self.entering + self.leaving * self.taps if self.back else 0
+        return (self.leaving + gathered) * (1 + HELPERS) + back
+
+
+def shares_cost(
+    graph: NeuronGraph,
+    *,
+    first_layer: bool,
+    private: bool = False,
+    held: Mapping[str, Sequence[int]] | None = None,
+) -> SharesCost:
+    """Return what training costs with these maps on shares; in steps of DP-SGD if `private`.
+
+    `held` are the source neurons of each triple, by the name of a map; without it one triple holds all.
+    """
+    edges = [graph.edges[number] for number in shared_edges(graph, first_layer=first_layer)]
+    parts = [
+        _Part(graph, edge, triple, sources)
+        for edge in edges
+        for triple, sources in enumerate((held or {}).get(edge.module, (graph.layers[edge.source].neurons,)))
+        if sources
+    ]
     word = COPIES * RING_BYTES
-    total, helped = _macs(list(graph.edges)), _macs(on)
-    forward, backward, gradient = _each(on)
-    in_ring = (
-        PRODUCTS["forward"] * forward + PRODUCTS["backward"] * backward + PRODUCTS["gradient"] * gradient
+    answered = sum(part.entering for part in parts if part.back)
+    further = sum(part.leaving for part in parts if part.back and private)
+    most = max(
+        ([part for part in parts if part.triple == t] for t in {part.triple for part in parts}),
+        key=_in_ring,
+        default=[],
     )
-    further = sum(_leaving(graph, edge) for edge in on if edge.source != 0)
-    norms = sum(_norms(graph, edge) for edge in on) if private else 0
     return SharesCost(
-        activation=word * (entering + leaving),
-        error=word * (leaving + answered + (further if private else 0)),
-        gradient=OPENED * RING_BYTES * sum(edge.parameters for edge in on),
-        checks=RING_BYTES * sum(_seen(graph, edge, private=private) for edge in on),
-        dominator_macs=total - helped + COLUMNS * sum(_checked(graph, edge) for edge in on) + norms,
-        helper_macs=in_ring / HELPERS,
-        helper_checks=COLUMNS * sum(CHECKS * edge.parameters for edge in on),
-        follower_macs=helped,
-        model_macs=total,
+        activation=word * sum(part.entering + part.leaving for part in parts),
+        error=word * (sum(part.leaving for part in parts) + answered + further),
+        gradient=OPENED * RING_BYTES * sum(part.parameters for part in parts),
+        checks=RING_BYTES * sum(part.seen(private=private) for part in parts),
+        dominator_macs=_macs(list(graph.edges))
+        - _macs(edges)
+        + sum(COLUMNS * part.checked + (part.norms if private else 0) for part in parts),
+        helper_macs=_in_ring(most) / HELPERS,
+        helper_checks=COLUMNS * sum(CHECKS * part.parameters for part in most),
+        follower_macs=sum(part.macs * (2 + part.back) for part in most),
+        model_macs=_macs(list(graph.edges)),
         private=private,
     )
 
 
-def _entering(graph: NeuronGraph, edge: Edge) -> int:
-    source = graph.layers[edge.source]
-    return source.neurons * source.output_floats
+def _in_ring(parts: Sequence[_Part]) -> int:
+    """Return the ring products of three helpers, per sample."""
+    always = PRODUCTS["forward"] + PRODUCTS["gradient"]
+    return sum(part.macs * (always + PRODUCTS["backward"] * part.back) for part in parts)
 
 
-def _leaving(graph: NeuronGraph, edge: Edge) -> int:
-    target = graph.layers[edge.target]
-    return target.neurons * target.sum_floats
-
-
-def _each(edges: list[Edge]) -> tuple[int, int, int]:
+def _macs(edges: Sequence[Edge]) -> int:
     """Return MACs of forward, backward (none to the input) and gradient."""
-    forward = sum(edge.macs for edge in edges)
-    return forward, sum(edge.macs for edge in edges if edge.source != 0), forward
-
-
-def _norms(graph: NeuronGraph, edge: Edge) -> int:
-    """Return the dominator's MACs for the norm of a sample's gradient, of an edge."""
-    return _entering(graph, edge) + 2 * _leaving(graph, edge) if edge.kind == "dense" else NORMS * edge.macs
-
-
-def _seen(graph: NeuronGraph, edge: Edge, *, private: bool) -> int:
-    """Return the numbers of all checks of an edge, of a mini-batch: with noise, gradients are the dominator's
-    to check, and nothing travels for it.
-    """
-    told = 0 if private else HELPERS * HELPERS
-    entering, taps = edge.parameters // graph.layers[edge.target].neurons, _taps(graph, edge)
-    back = 0 if edge.source == 0 else graph.layers[edge.target].neurons * taps
-    if edge.kind == "depthwise":
-        return edge.parameters * (COLUMNS * (1 + (edge.source != 0)) + told)
-    return COLUMNS * (entering * (1 + told) + back)
-
-
-def _checked(graph: NeuronGraph, edge: Edge) -> int:
-    """Return the dominator's MACs for a column of all checks of an edge, per sample."""
-    source, taps = graph.layers[edge.source], _taps(graph, edge)
-    places = _leaving(graph, edge)
-    gathered = source.neurons * (
-        source.output_floats if edge.kind == "dense" else graph.layers[edge.target].sum_floats * taps
-    )
-    back = 0 if edge.source == 0 else _entering(graph, edge) + places * taps
-    return (places + gathered) * (1 + HELPERS) + back
-
-
-def _taps(graph: NeuronGraph, edge: Edge) -> int:
-    """Return the numbers of a kernel; 1 of a dense map."""
-    if edge.kind == "dense":
-        return 1
-    pairs = 1 if edge.kind == "depthwise" else graph.layers[edge.source].neurons
-    return edge.parameters // (pairs * graph.layers[edge.target].neurons)
-
-
-def _macs(edges: list[Edge]) -> int:
-    return sum(_each(edges))
+    return sum(edge.macs * (2 + (edge.source != 0)) for edge in edges)

@@ -209,7 +209,8 @@ def plan_network(
                 f"{request.capped} is for sums in plain or masked form; one helper on shares re-identifies "
                 "none and reads no labels: leave it out"
             )
-        return _on_shares(request, graph, fleet, training, group_size)
+        tell(f"searching for the triples, for at most {seconds:.0f} processor seconds", 0, 0)
+        return _on_shares(request, graph, fleet, training, group_size, seconds)
     if request.capped:
         members = group_size or fleet.size
         training = replace(training, leaks=_leaks(request, network, graph, loss, members, tell))
@@ -255,10 +256,15 @@ def plan_network(
 
 
 def _on_shares(
-    request: PlanRequest, graph: NeuronGraph, fleet: Fleet, training: Training, group_size: int | None
+    request: PlanRequest,
+    graph: NeuronGraph,
+    fleet: Fleet,
+    training: Training,
+    group_size: int | None,
+    seconds: float,
 ) -> NetworkPlan:
     plan, helped = plan_on_shares(
-        graph, fleet, training, first_layer=request.first_layer, group_size=group_size
+        graph, fleet, training, first_layer=request.first_layer, group_size=group_size, seconds=seconds
     )
     return NetworkPlan(Planned(plan, ()), helped, training, whole_memory=True)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.models.trainable import Trainable, trainable
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
+from crowdlearn_host.planner.helpers import (
+    PIECES,
+    held_by_name,
+    plan_for_helpers,
+    triples_of,
+    with_helper_layers,
+)
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
@@ -109,16 +115,15 @@ class Setting:
 class _Passes:
     """The passes of a mini-batch, as far as they differ on shares.
 
-    `sums` and `errors` are floats a sample, `gradients` bytes a mini-batch that helpers open; `shared` are
-    the edges on shares. Devices add up norms by the pieces of `plan` in `graph`.
+    `sums` and `errors` are floats a sample, `gradients` bytes a mini-batch that helpers open. `shared` are
+    the edges on shares by module, and `held` the neurons of each triple, of what enters a module.
     """
 
     sums: int
     errors: int
-    gradients: int
-    shared: tuple[int, ...]
-    graph: NeuronGraph
-    plan: Plan
+    gradients: int = 0
+    shared: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def prepare(
@@ -135,14 +140,14 @@ def prepare(
     train, test = _shaped(config, train, test)
     network = _network(config, train)
     train, test = _with_targets(config, network, train, test)
-    graph, model = network.graph, network.model
-    least = _least_groups(config, rank_of(graph, model), devices)
-    plan = _plan(config, graph)
+    model = network.model
+    least = _least_groups(config, rank_of(network.graph, model), devices)
+    graph, plan = _divided(config, network.graph)
     if config.training.micro_batch == AS_PHONES:
         rows = cheapest_rows(graph, plan, config.training.batch)
         training = config.training.model_copy(update={"micro_batch": rows})
         config = config.model_copy(update={"training": training})
-    passes = _passes(config, graph, plan)
+    passes = _passes(config, network.graph, graph, plan)
 
     state = model.state_dict()
     unused = unused_in(state, graph)
@@ -153,9 +158,8 @@ def prepare(
         return np.concatenate([np.full(entry.stop - entry.start, chosen(entry.name)) for entry in layout])
 
     learns = each(lambda name: name in trained and name not in graph.frozen)
-    way = travelling(layout, passes.graph, passes.plan)
-    holder = piece_of_weight(layout, passes.graph, passes.plan)
-    learning = [way[(holder == piece)[way] & learns[way]] for piece in range(len(passes.plan.pieces))]
+    way, holder = travelling(layout, graph, plan), piece_of_weight(layout, graph, plan)
+    learning = [way[(holder == piece)[way] & learns[way]] for piece in range(len(plan.pieces))]
 
     setting = Setting(
         Workload(
@@ -164,18 +168,19 @@ def prepare(
             train.labels,
             tuple(devices),
             test,
-            crossings(graph, plan),
+            () if passes.held else crossings(graph, plan),
             graph.least_rows,
             graph.frozen,
-            {graph.edges[number].module: number for number in passes.shared},
+            passes.shared,
+            passes.held,
             integers=network.takes_codes,
             targets=network.targets,
             unused=unused,
             learning=tuple(learning),
         ),
         plan,
-        piece_of_weight(layout, graph, plan),
-        travelling(layout, graph, plan),
+        holder,
+        way,
         each(lambda name: name not in trained and name not in graph.frozen),
         each(lambda name: name in graph.frozen),
         passes.sums,
@@ -240,27 +245,37 @@ def _least_groups(config: SimulationConfig, rank: int, devices: Sequence[NDArray
     return least_contributors(rank, fewest)
 
 
-def _plan(config: SimulationConfig, graph: NeuronGraph) -> Plan:
-    members = _members(config)
-    plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or members)
+def _divided(config: SimulationConfig, graph: NeuronGraph) -> tuple[NeuronGraph, Plan]:
+    """Return the graph that devices hold parts of, and the plan of the parts, as for phones: on shares,
+    helpers' layers are in the graph.
+    """
+    members, on_shares = _members(config), config.privacy.sums == "shares"
+    if on_shares:
+        graph = with_helper_layers(graph, first_layer=config.privacy.first_layer == "shared")
+    if config.plan:
+        plan = load_plan(config.plan, graph)
+    elif on_shares:
+        plan = plan_for_helpers(graph, config.training.batch, triples_of(config.pieces or PIECES))
+    else:
+        plan = balanced(graph, config.pieces or members)
     if len(plan.pieces) > members:
         raise ConfigError(f"the plan has {len(plan.pieces)} pieces for groups of {members}; plan again")
-    return plan
+    return graph, plan
 
 
-def _passes(config: SimulationConfig, graph: NeuronGraph, plan: Plan) -> _Passes:
+def _passes(config: SimulationConfig, whole: NeuronGraph, graph: NeuronGraph, plan: Plan) -> _Passes:
+    """Return the passes of the `whole` network; devices hold parts of `graph`."""
     if config.privacy.sums != "shares":
-        return _Passes(sums_per_sample(graph, plan), errors_per_sample(graph, plan), 0, (), graph, plan)
-    first_layer, private = config.privacy.first_layer == "shared", config.privacy.private
-    cost = shares_cost(graph, first_layer=first_layer, private=private)
+        return _Passes(sums_per_sample(graph, plan), errors_per_sample(graph, plan))
+    first_layer, held = config.privacy.first_layer == "shared", held_by_name(plan, graph)
+    cost = shares_cost(whole, first_layer=first_layer, private=config.privacy.private, held=held)
     room = config.privacy.rows_on_shares(config.training.batch) / config.training.batch
     sums, errors = (round(each * room) // FLOAT for each in (cost.activation, cost.error))
-    gradients = cost.gradient + cost.checks
-    if not private:
-        return _Passes(sums, errors, gradients, shared_edges(graph, first_layer=first_layer), graph, plan)
-    # In floats: what a sample gives may not depend on others, as the bits of shares do.
-    helped = with_helper_layers(graph, first_layer=first_layer)
-    return _Passes(sums, errors, gradients, (), helped, plan_for_helpers(helped, config.training.batch))
+    shared = {}
+    if not config.privacy.private:  # else in floats: what a sample gives may not depend on others
+        edges = shared_edges(whole, first_layer=first_layer)
+        shared = {whole.edges[number].module: number for number in edges}
+    return _Passes(sums, errors, cost.gradient + cost.checks, shared, held)
 
 
 def _members(config: SimulationConfig) -> int:

@@ -20,7 +20,7 @@ class PrivacySection(Section):
 
     plain: in the clear to the device that they are for, which can tell samples and labels from them. masked:
     as in plain, but sums that several devices send to one are masked, so that it sees their total only;
-    `fraction` are the binary places of such sums. shares: as random shares to three helpers
+    `fraction` are the binary places of such sums. shares: as random shares to triples of helpers
     (docs/privacy.md); normalisation, activations and the loss stay with the dominator. `first_layer` then
     says whether it multiplies the first layer itself ("kept") or is helped with it, too ("shared").
 

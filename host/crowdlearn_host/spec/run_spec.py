@@ -286,10 +286,12 @@ class RunSpec(Description):
                 )
             return self
         group, training = self.group, self.training
-        if (group.pieces != 4 and group.plan is None) or group.min_pieces is not None:
+        whole = group.pieces >= 4 and group.pieces % 3 == 1
+        if (not whole and group.plan is None) or group.min_pieces is not None:
             raise ValueError(
-                "privacy.sums = 'shares' has one cut, a dominator and a triple of helpers: set group.pieces "
-                "= 4, or a plan made with --sums shares, and leave out min_pieces; further devices are spares"
+                "privacy.sums = 'shares' has a dominator and triples of helpers: set group.pieces = 4, 7 for "
+                "two triples, 10 for three, ..., or a plan made with --sums shares; leave out min_pieces, as "
+                "further devices are spares"
             )
         if training.clip_norm:
             raise ValueError(

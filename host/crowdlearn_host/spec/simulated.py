@@ -95,9 +95,9 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
         "model": spec.model,
         "devices": devices,
         "group": devices // groups,
-        "pieces": 4 if on_shares else 0 if spec.group.plan else spec.group.pieces,
+        "pieces": 0 if spec.group.plan else spec.group.pieces,
         "rotation": spec.group.rotation or DEFAULT_ROTATION,
-        "plan": None if on_shares else spec.group.plan,  # on shares the cut is the same for all networks
+        "plan": spec.group.plan,
         "partition": PartitionConfig(kind="dealt"),
         "training": {
             **_alike(training, OptimizedSection),

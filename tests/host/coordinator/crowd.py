@@ -262,7 +262,7 @@ class Crowd:
             (epoch, phone.number): list(range(phone.samples))
             for epoch in range(self.settings.epochs)
             for phone in self.phones
-            if (epoch, phone.number) not in missed
+            if phone.samples and (epoch, phone.number) not in missed
         }
         assert {key: sorted(rows) for key, rows in fed.items()} == expected
 

@@ -13,12 +13,13 @@ from crowdlearn_device.protocol.frames import Array, Floats
 
 from .tiny import MOMENTUM, TinyExecutor, TinyPrograms
 
-LAYERS = (3, 4, 4, 5, 2)
+LAYERS = (3, 7, 7, 5, 2)
 """Layer 2 passes on what layer 1 gives: it is the helpers', with the map into layer 3."""
 EDGES = (EdgeSpec(0, 1), EdgeSpec(1, 2, matched=True), EdgeSpec(2, 3), EdgeSpec(3, 4))
-PIECES = ((3, 4, 0, 5, 2), (0, 0, 2, 0, 0), (0, 0, 1, 0, 0), (0, 0, 1, 0, 0))
+PIECES = ((3, 7, 0, 5, 2), (0, 0, 3, 0, 0), (0, 0, 2, 0, 0), (0, 0, 2, 0, 0))
+TWO_TRIPLES = (PIECES[0], (0, 0, 2, 0, 0), *((0, 0, 1, 0, 0),) * 5)
 NAMED: tuple[tuple[str, int, tuple[int, ...]], ...] = (
-    ("weight0", 0, (4,)),
+    ("weight0", 0, (7,)),
     ("bias1", 1, ()),
     ("weight2", 2, (5,)),
     ("bias3", 3, ()),

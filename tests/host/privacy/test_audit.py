@@ -22,6 +22,7 @@ from crowdlearn_host.privacy.audit.page import page
 from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
+from torch import nn
 from typer.testing import CliRunner
 
 from .models_without_batch_norm import smooth
@@ -102,6 +103,32 @@ def test_one_helper_on_shares_learns_nothing_of_a_sample(on_shares: list[Finding
         assert (found.ssim or 0) <= (found.prior_ssim or 0) + 0.05, found.attack
         assert (found.reid or 0) <= 0.01, found.attack
         assert (found.label_accuracy or 0) <= 0.17, found.attack  # 600 samples: chance deviates
+
+
+@pytest.fixture(scope="module")
+def two_triples(case: Case) -> list[Finding]:
+    """The second triple has a part of the first map, and all of the second one."""
+    model = build_model(MODEL, 0)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    held = {names[0]: (40, 24), names[1]: (0, 40)}
+    return list(findings_on_shares(case, model, batch=128, quick=True, first_layer=True, held=held))
+
+
+def test_a_helper_of_each_triple_together_learn_no_more_than_one(two_triples: list[Finding]) -> None:
+    together = [f for f in two_triples if f.role == "2 helpers of as many triples"]
+    assert {"shares of activations", "shares of errors"} <= {f.attack.rpartition(", ")[2] for f in together}
+    for found in [*together, *(f for f in two_triples if f.role == "helper")]:
+        assert (found.psnr or 0) <= (found.prior_psnr or 0) + 0.5, found.attack
+        assert (found.ssim or 0) <= (found.prior_ssim or 0) + 0.05, found.attack
+        assert (found.reid or 0) <= 0.01, found.attack
+        assert (found.label_accuracy or 0) <= 0.17, found.attack  # 600 samples: chance deviates
+
+
+def test_two_helpers_of_a_triple_read_what_enters_its_maps(two_triples: list[Finding]) -> None:
+    first, second = (f for f in two_triples if f.role == "2 helpers of a triple")
+    assert "triple 2" in second.attack
+    for found in (first, second):
+        assert (found.psnr or 0) > (found.prior_psnr or 0) + 3
 
 
 def test_two_helpers_of_a_triple_learn_all(on_shares: list[Finding]) -> None:

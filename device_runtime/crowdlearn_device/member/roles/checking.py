@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_bytes
 
@@ -37,13 +37,14 @@ class _Gradient:
 
 
 class Checking:
-    """The checks of one generation, of `maps` by edge. They raise WireError with the piece that is wrong.
+    """The checks of one generation, of `maps` by number. They raise WireError with the piece that is wrong.
 
-    `keys` are those of the helpers' lots, by position; `shared_keys` those of their shares.
+    `keys` are those of the helpers' lots, by triple and position; `shared_keys` those of the shares, by
+    triple.
     """
 
-    def __init__(self, shared_keys: Keys, maps: Mapping[int, SharedMap]) -> None:
-        self.keys = tuple(token_bytes(KEY_BYTES) for _ in range(HELPERS))
+    def __init__(self, shared_keys: Sequence[Keys], maps: Mapping[int, SharedMap]) -> None:
+        self.keys = [[token_bytes(KEY_BYTES) for _ in range(HELPERS)] for _ in shared_keys]
         self._shared_keys, self._maps = shared_keys, maps
         self._checks = {edge: check_of(of.linear) for edge, of in maps.items()}
         self._gradients: dict[tuple[int, int], _Gradient] = {}
@@ -72,7 +73,7 @@ class Checking:
         by_role = {role_of(position, place.step): position for position in answers}
         checker = by_role.pop(ANSWERS)
         rows = of.left[0] if forward else _sources(of)
-        drawn, weights = check.lots(self.keys[checker], place, rows), answers[checker]
+        drawn, weights = check.lots(self.keys[of.triple][checker], place, rows), answers[checker]
 
         def right(answer: Ring, shared: Ring) -> bool:
             seen = check.answer_seen(answer, drawn, forward=forward)
@@ -85,41 +86,41 @@ class Checking:
         guilty = wrong[0] if len(wrong) == 1 else checker
         kind = "sums" if forward else "errors"
         raise WireError(
-            f"piece {guilty + 1} computes wrong {kind} on edge {place.edge} at step {place.step}, as the "
+            f"piece {of.piece(guilty)} computes wrong {kind} on {of.name} at step {place.step}, as the "
             "others show; look at that device, or leave it out"
         )
 
-    def take_gradient(self, position: int, message: pb.SharedArray) -> None:
-        """Check a gradient by what the helper at a position tells of it."""
-        step, edge = message.step, message.edge
-        of = self._gradients.get((step, edge))
-        if of is None or ERRORS not in of.shared or position in of.told:
-            raise WireError(f"piece {position + 1} reports a gradient that is not due at step {step}")
-        check, shared_map = self._checks[edge], self._maps[edge]
-        shape = check.gradient_shape((1, *shared_map.entered))
-        opened, *parts = ring_of(message, (HELPERS, *shape))
-        place = Place(step, edge, GRADIENTS)
-        drawn = check.lots(self.keys[position], place, shared_map.left[0])
-        values, errors = of.shared[ACTIVATIONS].secret, of.shared[ERRORS].secret
+    def take_gradient(self, of: SharedMap, position: int, message: pb.SharedArray) -> None:
+        """Check a map's gradient by what the helper at a position tells of it."""
+        step, place = message.step, Place(message.step, of.number, GRADIENTS)
+        ongoing = self._gradients.get((step, of.number))
+        if ongoing is None or ERRORS not in ongoing.shared or position in ongoing.told:
+            raise WireError(f"piece {of.piece(position)} reports a gradient that is not due at step {step}")
+        check = self._checks[of.number]
+        opened, *parts = ring_of(message, (HELPERS, *check.gradient_shape((1, *of.entered))))
+        drawn = check.lots(self.keys[of.triple][position], place, of.left[0])
+        values, errors = ongoing.shared[ACTIVATIONS].secret, ongoing.shared[ERRORS].secret
         if not np.array_equal(opened, check.gradient_due(values, errors, drawn)):
-            raise WireError(self._guilty(position, of, parts, place, drawn))
-        of.told.add(position)
-        if len(of.told) == HELPERS:
-            del self._gradients[step, edge]
+            raise WireError(self._guilty(of, position, ongoing, parts, place, drawn))
+        ongoing.told.add(position)
+        if len(ongoing.told) == HELPERS:
+            del self._gradients[step, of.number]
 
-    def _guilty(self, position: int, of: _Gradient, parts: list[Ring], place: Place, drawn: Ring) -> str:
+    def _guilty(
+        self, of: SharedMap, position: int, ongoing: _Gradient, parts: list[Ring], place: Place, drawn: Ring
+    ) -> str:
         """Return which helper is wrong where a gradient is, in words."""
-        check, shape = self._checks[place.edge], weights_shape(self._maps[place.edge])
-        thirds = {kind: shared.third for kind, shared in of.shared.items()}
+        check, keys = self._checks[of.number], self._shared_keys[of.triple]
+        thirds = {kind: shared.third for kind, shared in ongoing.shared.items()}
         for other, part in zip(others(position), parts, strict=True):
-            due = part_due(check, other, self._shared_keys, thirds, place, shape, drawn)
+            due = part_due(check, other, keys, thirds, place, of.weights, drawn)
             if not np.array_equal(part, due):
                 return (
-                    f"piece {other + 1} sent piece {position + 1} a wrong part of a gradient on edge "
-                    f"{place.edge} at step {place.step}, or that one lies; look at both devices"
+                    f"piece {of.piece(other)} sent piece {of.piece(position)} a wrong part of a gradient on "
+                    f"{of.name} at step {place.step}, or that one lies; look at both devices"
                 )
         return (
-            f"piece {position + 1} opens another gradient on edge {place.edge} at step {place.step} than its "
+            f"piece {of.piece(position)} opens another gradient on {of.name} at step {place.step} than its "
             "parts give; look at that device, or leave it out"
         )
 
@@ -127,10 +128,3 @@ class Checking:
 def _sources(of: SharedMap) -> int:
     """Return the sources that a check of errors draws lots for: channels, or all numbers of a dense map."""
     return of.entered[0] if isinstance(of.linear, Convolution) else int(np.prod(of.entered))
-
-
-def weights_shape(of: SharedMap) -> tuple[int, ...]:
-    """Return the shape of a map's weights, source neurons first."""
-    if not isinstance(of.linear, Convolution):
-        return (*of.entered, of.left[0])
-    return (of.entered[0], 1 if of.matched else of.left[0], *of.linear.kernel)

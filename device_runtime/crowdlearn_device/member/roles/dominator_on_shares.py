@@ -16,6 +16,7 @@ from crowdlearn_device.privacy.shares.replicated import (
     ERRORS,
     HELPERS,
     KEY_BYTES,
+    Keys,
     own_keys,
     role_of,
 )
@@ -27,7 +28,7 @@ from crowdlearn_device.state.piece_state import PieceState
 
 from .base import Assigned, Deliver, Results, Role
 from .checking import Checking
-from .on_shares import ANSWERS, SharedMap, check_clipping, ring_of, shared_maps
+from .on_shares import ANSWERS, SharedMap, check_clipping, helper_piece, place_of, ring_of, shared_maps
 from .work import Work
 
 KINDS = {
@@ -41,7 +42,7 @@ BACKWARD = (pb.SHARED_ERRORS, pb.SHARED_CLIPPED, pb.SHARED_NOISY)
 
 
 class DominatorOnShares(Role):
-    """The dominator's piece, whose messages to helpers are shared."""
+    """The dominator's piece, whose messages to helpers are shared. Each triple has keys of its own."""
 
     OF_GRADIENTS: pb.SharedKind = pb.SHARED_CHECK_GRADIENT
     """The kind of a helper's messages on gradients."""
@@ -54,18 +55,21 @@ class DominatorOnShares(Role):
         check_clipping(assigned.manifest)
         self.work = Work(assigned)
         self._layout = layout
-        self._keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
+        self._keys = tuple(fresh_keys() for _ in range(place_of(len(layout))[0]))
         self._checking = Checking(self._keys, self._maps)
-        self._sharers = {e: Sharer(e, of.linear, self._keys, f"edge {e}") for e, of in self._maps.items()}
-        self._by_entry = {of.entry: of for of in self._maps.values()}
+        self._sharers = {
+            number: Sharer(number, of.linear, self._keys[of.triple], of.name)
+            for number, of in self._maps.items()
+        }
+        self._by_edge = {(of.triple, edge): of for of in self._maps.values() for edge in (of.entry, of.edge)}
         self._facts: dict[tuple[int, int], dict[int, WeightFacts]] = {}
-        """The facts of each helper's weights, by mini-batch and edge."""
+        """The facts of each helper's weights, by mini-batch and map."""
         self._parts: dict[tuple[int, int, int], dict[int, Floats]] = {}
         self._waiting: dict[tuple[int, int], Floats] = {}
         """Activations whose weights' facts have not all come."""
         self._sent: dict[tuple[int, int, int], tuple[Shared, int]] = {}
         self._answers: dict[tuple[int, int, int], dict[int, Ring]] = {}
-        """The answers of each helper, by mini-batch, edge and kind: parts of a product, or a check of it."""
+        """The answers of each helper, by mini-batch, map and kind: parts of a product, or a check of it."""
         self._held_back = False
 
     @property
@@ -78,9 +82,11 @@ class DominatorOnShares(Role):
     def go(self, data: Callable[[], Dataset], device: int) -> Results:
         """Begin: give each helper its keys, then feed."""
         self.work.go(data, device)
-        for position in range(HELPERS):
-            keys = b"".join((*own_keys(self._keys, position), self._checking.keys[position]))
-            yield for_helper(position, pb.SharedArray(kind=pb.SHARED_KEYS, data=keys))
+        for triple, keys in enumerate(self._keys):
+            for position in range(HELPERS):
+                told = b"".join((*own_keys(keys, position), self._checking.keys[triple][position]))
+                piece = helper_piece(triple, position)
+                yield for_helper(piece, pb.SharedArray(kind=pb.SHARED_KEYS, data=told))
 
     @property
     def ready(self) -> bool:
@@ -104,11 +110,11 @@ class DominatorOnShares(Role):
         for message in messages:
             values = np.array(message.values, np.float32)
             errors = message.purpose == pb.PURPOSE_ERROR
-            of = self._maps[message.edge] if errors else self._by_entry[message.edge]
+            of = self._by_edge[place_of(message.partner)[0], message.edge]
             place = message.step, of.number, ERRORS if errors else ACTIVATIONS
             parts = self._parts.setdefault(place, {})
             parts[message.partner] = values
-            if len(parts) < self._partners(of):
+            if len(parts) < HELPERS:
                 continue
             del self._parts[place]
             each = [parts[partner] for partner in sorted(parts)]
@@ -120,15 +126,12 @@ class DominatorOnShares(Role):
                 self._waiting[message.step, of.number] = whole
                 yield from self._share_waiting(message.step, of.number)
 
-    def _partners(self, of: SharedMap) -> int:
-        return sum(stop > start for start, stop in (piece[of.layer] for piece in self._layout))
+    def _share_waiting(self, step: int, number: int) -> Results:
+        if (step, number) in self._waiting and len(self._facts.get((step, number), {})) == HELPERS:
+            yield from self._share_activations(step, number, self._waiting.pop((step, number)))
 
-    def _share_waiting(self, step: int, edge: int) -> Results:
-        if (step, edge) in self._waiting and len(self._facts.get((step, edge), {})) == HELPERS:
-            yield from self._share_activations(step, edge, self._waiting.pop((step, edge)))
-
-    def _share_activations(self, step: int, edge: int, values: Floats) -> Results:
-        shared = self._sharers[edge].activations(step, values, self._agreed(step, edge))
+    def _share_activations(self, step: int, number: int, values: Floats) -> Results:
+        shared = self._sharers[number].activations(step, values, self._agreed(step, number))
         self._checking.share(shared)
         yield from self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
 
@@ -137,30 +140,30 @@ class DominatorOnShares(Role):
         self._checking.share(shared)
         yield from self._share(shared, pb.SHARED_ERRORS, len(errors))
 
-    def _agreed(self, step: int, edge: int) -> WeightFacts:
+    def _agreed(self, step: int, number: int) -> WeightFacts:
         """Return the facts of the weights in which all helpers agree. Raises WireError naming one that
         deviates.
         """
-        said = self._facts[step, edge]
+        said = self._facts[step, number]
         for position, facts in said.items():
             others = [other for p, other in said.items() if p != position]
             if others[0] == others[1] != facts:
                 raise WireError(
-                    f"piece {position + 1} has other weights than both other helpers: a part of a gradient "
-                    "was wrong"
+                    f"piece {self._maps[number].piece(position)} has other weights than both other helpers: "
+                    "a part of a gradient was wrong"
                 )
         if len(set(said.values())) != 1:
             raise WireError("all three helpers have weights of their own: a part of a gradient was wrong")
         return said[0]
 
     def _share(self, shared: Shared, kind: pb.SharedKind, rows: int) -> Results:
-        kind_of, back = shared.place.kind, self._maps[shared.place.edge].back
-        if kind_of == ACTIVATIONS or (kind_of == ERRORS and back):
+        kind_of, of = shared.place.kind, self._maps[shared.place.edge]
+        if kind_of == ACTIVATIONS or (kind_of == ERRORS and of.back):
             self._sent[shared.place.step, shared.place.edge, kind_of] = shared, rows
         for position in range(HELPERS):
             received = Received.at(position, shared)
             yield for_helper(
-                position,
+                of.piece(position),
                 pb.SharedArray(
                     kind=kind,
                     step=shared.place.step,
@@ -174,15 +177,15 @@ class DominatorOnShares(Role):
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> Results:
         """Take facts and answers of a helper, whatever these bytes are."""
-        message, position = decode_message(pb.SharedArray, content), partner - 1
+        message, (triple, position) = decode_message(pb.SharedArray, content), place_of(partner)
         of = self._maps.get(message.edge)
-        if of is None or not 0 <= position < HELPERS:
-            raise WireError(f"piece {partner} names edge {message.edge}, which is not on shares")
+        if of is None or of.triple != triple:
+            raise WireError(f"piece {partner} names edge {message.edge}, which is not its triple's")
         if message.kind == pb.SHARED_FACTS:
-            yield from self._take_facts(position, message)
+            yield from self._take_facts(of, position, message)
             return
         if message.kind == self.OF_GRADIENTS:
-            yield from self._take_gradient(position, message)
+            yield from self._take_gradient(of, position, message)
             return
         kind, checks = KINDS.get(message.kind, (-1, False))
         place = message.step, message.edge, kind
@@ -201,17 +204,17 @@ class DominatorOnShares(Role):
             first, second = (x for p, x in answers.items() if role_of(p, message.step) != ANSWERS)
             self._answered(of, kind, message, joined((first, second), shared)[:rows])
 
-    def _take_gradient(self, position: int, message: pb.SharedArray) -> Results:
+    def _take_gradient(self, of: SharedMap, position: int, message: pb.SharedArray) -> Results:
         """Check a gradient that all three have opened, by a helper's message."""
-        self._checking.take_gradient(position, message)
+        self._checking.take_gradient(of, position, message)
         yield from self._checked()
 
-    def _take_facts(self, position: int, message: pb.SharedArray) -> Results:
+    def _take_facts(self, of: SharedMap, position: int, message: pb.SharedArray) -> Results:
         said = self._facts.setdefault((message.step, message.edge), {})
         if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
-            raise WireError(f"piece {position + 1} sends facts twice, or not three")
+            raise WireError(f"piece {of.piece(position)} sends facts twice, or not three")
         if not self._awaits_facts(position, message):
-            raise WireError(f"piece {position + 1} sends facts of step {message.step}")
+            raise WireError(f"piece {of.piece(position)} sends facts of step {message.step}")
         said[position] = WeightFacts(*message.facts)
         yield from self._share_waiting(message.step, message.edge)
 
@@ -220,19 +223,16 @@ class DominatorOnShares(Role):
 
     def _answered(self, of: SharedMap, kind: int, message: pb.SharedArray, values: Floats) -> None:
         """Let the piece have the product, as if the owners of the layer's neurons had sent their parts."""
-        first = True
-        for partner, piece in enumerate(self._layout):
-            start, stop = piece[of.layer]
-            if stop == start:
-                continue
+        for position in range(HELPERS):
+            piece = of.piece(position)
+            own = of.within(self._layout[piece][of.layer])
             if kind == ACTIVATIONS:
-                purpose, edge = pb.PURPOSE_ACTIVATION, of.number
-                whole = values if first else np.zeros_like(values)
-                part = values[:, start:stop] if of.matched else whole
+                purpose, edge = pb.PURPOSE_ACTIVATION, of.edge
+                whole = np.zeros_like(values) if position else values
+                part = values[:, own] if of.matched else whole
             else:
-                purpose, edge, part = pb.PURPOSE_ERROR, of.entry, values[:, start:stop]
-            first = False
-            self.work.piece.receive(Message(partner, purpose, message.step, 0, 1, len(values), edge, part))
+                purpose, edge, part = pb.PURPOSE_ERROR, of.entry, values[:, own]
+            self.work.piece.receive(Message(piece, purpose, message.step, 0, 1, len(values), edge, part))
 
     @property
     def _unchecked(self) -> bool:
@@ -254,7 +254,12 @@ class DominatorOnShares(Role):
         yield from self.work.updated()
 
 
-def for_helper(position: int, message: pb.SharedArray) -> Deliver:
-    """Return a message on its way to the helper at a position."""
+def fresh_keys() -> Keys:
+    """Return new keys of a triple."""
+    return token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
+
+
+def for_helper(piece: int, message: pb.SharedArray) -> Deliver:
+    """Return a message on its way to the helper that holds a piece."""
     purpose = pb.PURPOSE_ERROR if message.kind in BACKWARD else pb.PURPOSE_ACTIVATION
-    return Deliver(position + 1, purpose, message.SerializeToString())
+    return Deliver(piece, purpose, message.SerializeToString())

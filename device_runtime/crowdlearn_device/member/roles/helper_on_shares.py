@@ -27,7 +27,15 @@ from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
 
 from .base import Assigned, Deliver, Drained, Results, Role
-from .on_shares import ANSWERS, check_clipping, message_of, ring_of, shared_maps
+from .on_shares import (
+    ANSWERS,
+    check_clipping,
+    helper_piece,
+    message_of,
+    place_of,
+    ring_of,
+    shared_maps,
+)
 
 MOST_BITS = 60
 """Fractional bits of shared arrays."""
@@ -42,10 +50,12 @@ class HelperOnShares(Role):
     def __init__(self, assigned: Assigned) -> None:
         assign, manifest, layout = assigned.assign, assigned.manifest, assigned.layout
         training = assign.training
-        self._maps = shared_maps(manifest, layout, training.maps)
-        self._position = assign.piece - 1
-        if not 0 <= self._position < HELPERS:
+        triple, self._position = place_of(assign.piece)
+        if not 1 <= assign.piece < len(layout):
             raise WireError(f"piece {assign.piece} is no helper's")
+        maps = shared_maps(manifest, layout, training.maps)
+        self._maps = {number: of for number, of in maps.items() if of.triple == triple}
+        self._pieces = tuple(helper_piece(triple, position) for position in range(HELPERS))
         self._manifest, self._layout = manifest, layout
         self._own = layout[assign.piece]
         self._state = assigned.state
@@ -86,11 +96,17 @@ class HelperOnShares(Role):
             return self._state
         whole = self._weights.state()
         layers = {
-            layer: {key: np.array(x[slice(*self._own[layer])]) for key, x in arrays.items()}
-            for layer, arrays in whole.layers.items()
-            if self._own[layer][1] > self._own[layer][0]
+            of.layer: {
+                key: np.array(x[of.within(self._own[of.layer])]) for key, x in whole.layers[of.layer].items()
+            }
+            for of in self._maps.values()
         }
         return PieceState(tuple(self._own), layers)
+
+    @property
+    def _others(self) -> list[int]:
+        """Return the pieces of the triple's other helpers."""
+        return [piece for piece in self._pieces if piece != self._pieces[self._position]]
 
     def go(self, data: Callable[[], Dataset], device: int) -> Results:
         """Begin: let both other helpers have this one's part of the weights."""
@@ -105,15 +121,16 @@ class HelperOnShares(Role):
                     data=np.ascontiguousarray(values, "<f4").tobytes(),
                     name=name,
                 )
-                for position in range(HELPERS):
-                    if position != self._position:
-                        yield deliver(position + 1, pb.PURPOSE_ACTIVATION, told)
-                self._keep_part(name, self._position + 1, np.array(values, np.float32))
+                for piece in self._others:
+                    yield deliver(piece, pb.PURPOSE_ACTIVATION, told)
+                self._keep_part(name, self._pieces[self._position], np.array(values, np.float32))
         yield from self._complete()
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> Results:
         """Take what the dominator or another helper sent, whatever these bytes are."""
         message = decode_message(pb.SharedArray, content)
+        if partner and partner not in self._others:
+            raise WireError(f"piece {partner} is none of this helper's triple")
         if message.kind not in (self.FROM_HELPERS if partner else self.FROM_DOMINATOR):
             raise WireError(f"piece {partner} sends kind {message.kind}, which is not its to send")
         if message.kind == pb.SHARED_KEYS:
@@ -159,26 +176,23 @@ class HelperOnShares(Role):
         """Put the maps together once all parts are here."""
         layers = {v: k for k, v in self._name.items()}
         wanted = [f"{kind}/{name}" for kind in self._kinds() for name in layers]
-        holders = {name: self._holders(layers[name.partition("/")[2]]) for name in wanted}
         if self._weights is not None or not self._gone:
             return
-        if any(self._arrived.get(name, {}).keys() != pieces for name, pieces in holders.items()):
+        if any(len(self._arrived.get(name, {})) < HELPERS for name in wanted):
             return
         whole: dict[int, dict[str, Floats]] = {}
-        for name, pieces in holders.items():
-            parts = [self._arrived[name][piece] for piece in sorted(pieces)]
+        for name in wanted:
+            parts = [self._arrived[name][piece] for piece in self._pieces]
             whole.setdefault(layers[name.partition("/")[2]], {})[name] = np.concatenate(parts)
         self._arrived.clear()
-        neurons = tuple((0, layer.neurons) for layer in self._manifest.layers)
+        held = {of.layer: (of.start, of.stop) for of in self._maps.values()}
+        neurons = tuple(held.get(layer, (0, 0)) for layer in range(len(self._manifest.layers)))
         state = PieceState(neurons, whole)
         self._weights = Weights(state, self._manifest, self._rate, self._boundary, self._warmup)
         yield from self._tell_facts()
 
     def _kinds(self) -> list[str]:
         return sorted({key.partition("/")[0] for arrays in self._state.layers.values() for key in arrays})
-
-    def _holders(self, layer: int) -> set[int]:
-        return {p for p, piece in enumerate(self._layout) if piece[layer][1] > piece[layer][0]}
 
     def _tell_facts(self) -> Results:
         """Take the weights that a mini-batch begins with, and tell the dominator what is public of them."""
@@ -251,9 +265,8 @@ class HelperOnShares(Role):
         assert self._helpers is not None
         part = self._helpers[edge].gradient(self._boundary)
         told = message_of(pb.SHARED_GRADIENT, self._boundary, edge, part)
-        for position in range(HELPERS):
-            if position != self._position:
-                yield deliver(position + 1, pb.PURPOSE_ERROR, told)
+        for piece in self._others:
+            yield deliver(piece, pb.PURPOSE_ERROR, told)
         self._gradients.setdefault(edge, {})[self._position] = part
         yield from self._open(edge)
 
@@ -267,17 +280,12 @@ class HelperOnShares(Role):
 
     def _take_gradient(self, partner: int, message: pb.SharedArray) -> Results:
         of = self._maps.get(message.edge)
-        parts = self._gradients.setdefault(message.edge, {})
+        parts, position = self._gradients.setdefault(message.edge, {}), place_of(partner)[1]
         # Another helper may be ahead by what it has opened, never by a mini-batch: it needs this one's part.
-        if of is None or message.step != self._boundary or partner - 1 in parts or partner == 0:
+        if of is None or message.step != self._boundary or position in parts:
             raise WireError(f"piece {partner} sends a part of a gradient that is not due at {message.step}")
-        parts[partner - 1] = ring_of(message, self._weights_shape(message.edge))
+        parts[position] = ring_of(message, of.weights)
         yield from self._open(message.edge)
-
-    def _weights_shape(self, edge: int) -> tuple[int, ...]:
-        layer = self._maps[edge].layer
-        array = next(a for a in self._manifest.arrays if a.layer == layer)
-        return self._manifest.layers[layer].neurons, *array.shape
 
     def _open(self, edge: int) -> Results:
         """Take the gradient of a map once its three parts are here; after the last map's, new weights."""

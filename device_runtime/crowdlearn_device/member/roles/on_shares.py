@@ -1,8 +1,10 @@
 """The linear maps that a network has on shares, and the ring elements that messages hold.
 
-The network has a layer before each shared map that only helpers own, a third each. What the dominator's piece
-sends them is shared among all three. Their answers come back to the piece as if they had sent sums or errors.
-Each helper works with the whole map; of its weights, a third is its own to keep.
+The network has a layer before each shared map that only helpers own. Pieces 1 to 3 are a triple of helpers,
+pieces 4 to 6 another, and so on. A triple has the map of a range of the layer's neurons: of all of them, if
+it is the only one there. What the dominator's piece sends them is shared among its three helpers. Their
+answers come back to the piece as if they had sent sums or errors. Each helper works with its triple's whole
+map; of its weights, a third is its own to keep.
 """
 
 from __future__ import annotations
@@ -28,28 +30,67 @@ ANSWERS = 2
 
 @dataclass(frozen=True)
 class SharedMap:
-    """A linear map on shares: edge `number` of the network, the identity edge `entry` into its layer, and the
-    layer. `back` tells whether errors of what enters it are wanted; `entered` and `left` are the shapes of a
-    sample's activations and sums.
+    """A linear map on shares: of an `edge` of the network, from the neurons [start, stop) of its `layer`.
+
+    `number` is that of the map in messages, and `entry` the identity edge into the layer. `back` tells
+    whether errors of what enters it are wanted; `entered` and `left` are the shapes of a sample's activations
+    and sums.
     """
 
     number: int
+    edge: int
     entry: int
     layer: int
+    triple: int
+    start: int
+    stop: int
     back: bool
     linear: LinearMap
     entered: tuple[int, ...]
     left: tuple[int, ...]
     matched: bool
 
+    @property
+    def name(self) -> str:
+        """Return the map's name for people."""
+        return (
+            f"edge {self.edge}" if self.number == self.edge else f"edge {self.edge} of triple {self.triple}"
+        )
+
+    def piece(self, position: int) -> int:
+        """Return the piece of its helper at a position."""
+        return helper_piece(self.triple, position)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Return the shape of its weights, source neurons first."""
+        if not isinstance(self.linear, Convolution):
+            return (*self.entered, self.left[0])
+        return (self.entered[0], 1 if self.matched else self.left[0], *self.linear.kernel)
+
+    def within(self, neurons: tuple[int, int]) -> slice:
+        """Return where the layer's neurons [start, stop) are among the map's."""
+        return slice(neurons[0] - self.start, neurons[1] - self.start)
+
+
+def helper_piece(triple: int, position: int) -> int:
+    """Return the piece of a triple's helper at a position."""
+    return 1 + HELPERS * triple + position
+
+
+def place_of(piece: int) -> tuple[int, int]:
+    """Return the triple of a helper's piece, and its position there; a triple of -1 for the dominator's."""
+    return divmod(piece - 1, HELPERS)
+
 
 def shared_maps(manifest: Manifest, layout: Layout, told: Iterable[pb.LinearMap]) -> dict[int, SharedMap]:
-    """Return the maps of a network's helper layers by edge; `told` are those that are not dense.
+    """Return the maps of all triples by number; `told` are those that are not dense.
 
-    Raises WireError if the pieces are not a dominator's and three helpers', or a map is none of ours.
+    Raises WireError if the pieces are not a dominator's and triples of helpers', or a map is none of ours.
     """
-    if len(layout) != 1 + HELPERS:
-        raise WireError(f"{len(layout)} pieces on shares; a dominator's and three helpers' are due")
+    triples, more = place_of(len(layout))
+    if more or triples < 1:
+        raise WireError(f"{len(layout)} pieces on shares; a dominator's and three for each triple are due")
     known = {each.edge: each for each in told}
     found = {}
     for layer, (start, stop) in enumerate(layout[0]):
@@ -62,11 +103,28 @@ def shared_maps(manifest: Manifest, layout: Layout, told: Iterable[pb.LinearMap]
         edge = manifest.edges[out[0]]
         source, target = manifest.layers[layer], manifest.layers[edge.target]
         linear = _linear(known.get(out[0]), source.sum_shape, target.sum_shape, matched=edge.matched)
-        entered, left = (source.neurons, *source.sum_shape), (target.neurons, *target.sum_shape)
-        back = manifest.edges[into[0]].taught
-        found[out[0]] = SharedMap(out[0], into[0], layer, back, linear, entered, left, edge.matched)
-    if not found:
-        raise WireError("no layer is the helpers'")
+        for triple in range(triples):
+            thirds = [layout[helper_piece(triple, position)][layer] for position in range(HELPERS)]
+            held = sum(b > a for a, b in thirds)
+            if not held:
+                continue
+            if held < HELPERS:
+                raise WireError(f"layer {layer}: {held} of a triple's helpers have neurons, not three")
+            a, b = thirds[0][0], thirds[-1][1]
+            entered = (b - a, *source.sum_shape)
+            left = (b - a if edge.matched else target.neurons, *target.sum_shape)
+            number = out[0] + triple * len(manifest.edges)
+            back = manifest.edges[into[0]].taught
+            found[number] = SharedMap(
+                number, out[0], into[0], layer, triple, a, b, back, linear, entered, left, edge.matched
+            )
+    owned = {of.layer for of in found.values()}
+    for piece, neurons in enumerate(layout[1:], 1):
+        if any(b > a for layer, (a, b) in enumerate(neurons) if layer not in owned):
+            raise WireError(f"piece {piece} has neurons of a layer that is no helpers' layer")
+    idle = [triple for triple in range(triples) if triple not in {of.triple for of in found.values()}]
+    if idle:
+        raise WireError(f"triple {idle[0] + 1} has no map; leave its three pieces out")
     return found
 
 

@@ -29,9 +29,8 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
 
 from .base import Assigned, Results
-from .checking import weights_shape
 from .dominator_on_shares import DominatorOnShares, for_helper
-from .on_shares import SharedMap, ring_of
+from .on_shares import SharedMap, place_of, ring_of
 
 
 @dataclass
@@ -67,12 +66,14 @@ class PrivateDominator(DominatorOnShares):
                 f"{training.micro_batch}; update the host"
             )
         self._private = {
-            e: PrivateSharer(e, of.linear, self._keys, f"edge {e}", clip=self._clip, rows=self._room)
-            for e, of in self._maps.items()
+            number: PrivateSharer(
+                number, of.linear, self._keys[of.triple], of.name, clip=self._clip, rows=self._room
+            )
+            for number, of in self._maps.items()
         }
         self._ongoing: dict[int, _Step] = {}
         self._began, self._facts_due = assigned.assign.boundary, dict[tuple[int, int], int]()
-        """The mini-batches whose facts are due next, by helper and edge."""
+        """The mini-batches whose facts are due next, by helper and map."""
 
     def _awaits_facts(self, position: int, message: pb.SharedArray) -> bool:
         """Return True if facts are the next ones: steps without samples wait for no helper, so that these may
@@ -101,9 +102,9 @@ class PrivateDominator(DominatorOnShares):
         ongoing.squares[of.number] = sharer.squares(step, errors).astype(np.float32)
         if len(ongoing.errors) == len(self._maps):
             total = np.sum([*ongoing.squares.values()], axis=0)
-            for position in range(HELPERS):  # the first one's stand for all helpers'
-                squares = total if position == 0 else np.zeros_like(total)
-                self.work.piece.receive_norm(position + 1, pb.Norm(step=step, squares=squares))
+            for piece in range(1, len(self._layout)):  # the first one's stand for all helpers'
+                squares = total if piece == 1 else np.zeros_like(total)
+                self.work.piece.receive_norm(piece, pb.Norm(step=step, squares=squares))
 
     def _after(self) -> Results:
         """Share clipped errors once the clip factors of a step are known."""
@@ -112,7 +113,7 @@ class PrivateDominator(DominatorOnShares):
         for piece, norm in private.take_told():
             ongoing = self._ongoing.setdefault(norm.step, _Step())
             ongoing.ends[piece] = norm
-            if len(ongoing.ends) == HELPERS:
+            if len(ongoing.ends) == len(self._layout) - 1:
                 yield from self._end(norm.step, ongoing)
 
     def _end(self, step: int, ongoing: _Step) -> Results:
@@ -136,51 +137,53 @@ class PrivateDominator(DominatorOnShares):
         """Return the noise of each map's gradient, float32 like its weights: what helpers of a run in the
         clear would add to their thirds.
         """
-        layers = sorted((of.layer, edge) for edge, of in self._maps.items())
-        thirds: dict[int, list[Floats]] = {edge: [] for _, edge in layers}
-        for piece in range(1, 1 + HELPERS):
+        thirds: dict[int, list[Floats]] = {number: [] for number in self._maps}
+        for piece, end in sorted(ends.items()):
+            triple, _ = place_of(piece)
             shapes = []
-            for layer, edge in layers:
-                start, stop = self._layout[piece][layer]
-                shapes.append((edge, (stop - start, *weights_shape(self._maps[edge])[1:])))
-            drawn = gaussian(ends[piece].key, sum(prod(shape) for _, shape in shapes))
-            drawn *= np.float32(ends[piece].deviation)
+            for of in sorted(self._maps.values(), key=lambda of: of.layer):
+                if of.triple == triple:
+                    start, stop = self._layout[piece][of.layer]
+                    shapes.append((of.number, (stop - start, *of.weights[1:])))
+            drawn = gaussian(end.key, sum(prod(shape) for _, shape in shapes))
+            drawn *= np.float32(end.deviation)
             at = 0
-            for edge, shape in shapes:
-                thirds[edge].append(drawn[at : at + prod(shape)].reshape(shape))
+            for number, shape in shapes:
+                thirds[number].append(drawn[at : at + prod(shape)].reshape(shape))
                 at += prod(shape)
-        return {edge: np.concatenate(parts) for edge, parts in thirds.items()}
+        return {number: np.concatenate(parts) for number, parts in thirds.items()}
 
-    def _take_gradient(self, position: int, message: pb.SharedArray) -> Results:
+    def _take_gradient(self, of: SharedMap, position: int, message: pb.SharedArray) -> Results:
         """Take a helper's part of a gradient; open it once all three are here."""
-        step, edge = message.step, message.edge
+        step, edge, piece = message.step, of.number, of.piece(position)
         ongoing = self._ongoing.get(step)
         if ongoing is None or CLIPPED not in ongoing.shared.get(edge, {}):
-            raise WireError(f"piece {position + 1} sends a part of a gradient that is not due at step {step}")
+            raise WireError(f"piece {piece} sends a part of a gradient that is not due at step {step}")
         parts = ongoing.parts.setdefault(edge, {})
         if position in parts:
-            raise WireError(f"piece {position + 1} sends its part of a gradient twice at step {step}")
-        parts[position] = ring_of(message, weights_shape(self._maps[edge]))
+            raise WireError(f"piece {piece} sends its part of a gradient twice at step {step}")
+        parts[position] = ring_of(message, of.weights)
         if len(parts) < HELPERS:
             return
         total = parts[0] + parts[1] + parts[2]
-        self._check(step, edge, ongoing, total)
+        self._check(step, of, ongoing, total)
         yield from self._release(step, edge, ongoing, self._private[edge].opened(total))
 
-    def _check(self, step: int, edge: int, ongoing: _Step, total: Ring) -> None:
+    def _check(self, step: int, of: SharedMap, ongoing: _Step, total: Ring) -> None:
         """Raise WireError with the helper whose part of a gradient is wrong."""
-        of, check, shared = self._maps[edge], check_of(self._maps[edge].linear), ongoing.shared[edge]
-        place = Place(step, edge, GRADIENTS)
+        check, shared = check_of(of.linear), ongoing.shared[of.number]
+        place = Place(step, of.number, GRADIENTS)
         drawn = check.lots(token_bytes(KEY_BYTES), place, of.left[0])
         due = check.gradient_due(shared[ACTIVATIONS].secret, shared[CLIPPED].secret, drawn)
         if np.array_equal(check.gradient_seen(total, drawn), due):
             return
         thirds = {kind: each.third for kind, each in shared.items()}
-        for position, part in ongoing.parts[edge].items():
-            of_part = part_due(check, position, self._keys, thirds, place, weights_shape(of), drawn)
+        keys = self._keys[of.triple]
+        for position, part in ongoing.parts[of.number].items():
+            of_part = part_due(check, position, keys, thirds, place, of.weights, drawn)
             if not np.array_equal(check.gradient_seen(part, drawn), of_part):
                 raise WireError(
-                    f"piece {position + 1} computes a wrong part of a gradient on edge {edge} at step "
+                    f"piece {of.piece(position)} computes a wrong part of a gradient on {of.name} at step "
                     f"{step}; look at that device, or leave it out"
                 )
 
@@ -193,7 +196,7 @@ class PrivateDominator(DominatorOnShares):
         data = np.ascontiguousarray(found, "<f4").tobytes()
         told = pb.SharedArray(kind=pb.SHARED_NOISY, step=step, edge=edge, shape=found.shape, data=data)
         for position in range(HELPERS):
-            yield for_helper(position, told)
+            yield for_helper(self._maps[edge].piece(position), told)
         if not ongoing.noise:
             del self._ongoing[step]
             yield from self._checked()

@@ -66,7 +66,7 @@ class PrivateHelper(HelperOnShares):
         """Take a map's gradient with noise; a step without samples has no other."""
         assert self._helpers is not None
         edge = message.edge
-        name, due = self._name[self._maps[edge].layer], self._weights_shape(edge)
+        name, due = self._name[self._maps[edge].layer], self._maps[edge].weights
         under_way = edge in self._rows or edge in self._due
         if message.step != self._boundary or name in self._done or under_way:
             raise WireError(f"the dominator sends a gradient that is not due at step {message.step}")

@@ -19,13 +19,13 @@ from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol.schedule import count_mini_batches
 
 from crowdlearn_host.errors import RunError
+from crowdlearn_host.planner.problem.seating import Owners, beyond
 
 from .attendance import Attendance
 from .faults import Faults
 from .forming import Forming
 from .restore_points import Device, RestorePoint, RestorePoints, Schedule, point_of
 from .rounds import is_fresh
-from .seating import apart, beyond
 from .settings import Cut, Settings
 from .timing.deadlines import Watch
 from .timing.pace import Pace
@@ -214,13 +214,15 @@ class Group:
         everybody = sorted(self.holders) if self.settings.heirs == "all" else ()
         return tuple(spares or everybody)
 
-    def apart(self, able: Sequence[int], dominator: int) -> list[int]:
-        """Return those of the devices `able` that may hold pieces together: helpers have different owners."""
+    @property
+    def owners(self) -> Owners:
+        """Return the owners of devices on shares, by number, as far as they are known."""
+        if not self.settings.shares:
+            return {}
         names = {device.name: number for number, device in self.devices.items()}
         owned = enumerate(self.settings.owners)
-        owners: dict[int, int | str] = {**self.settings.owned}
-        owners |= {names[name]: owner for owner, each in owned for name in each if name in names}
-        return apart(able, owners, dominator, self.holders[1:])
+        told = {names[name]: owner for owner, each in owned for name in each if name in names}
+        return {**self.settings.owned, **told}
 
     def name(self, number: int) -> str:
         """Return the name of a device."""

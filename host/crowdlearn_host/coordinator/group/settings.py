@@ -46,9 +46,9 @@ class Settings:
     can afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
     dominator, and `most_samples` tells by device how many its memory was planned for. With `weigh_charge`
     the device with most charge left is dominator next. With `secret_order`
-    dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
-    those of helpers. `masked` are the binary places of sums that travel under masks, 0 if none do.
-    If sharing is `secure`, all groups share by one sum (coordinator/sums).
+    dominators draw the order of their samples from secrets of their own; with `shares` every three pieces
+    behind the dominator's are those of a triple of helpers. `masked` are the binary places of sums that
+    travel under masks, 0 if none do. If sharing is `secure`, all groups share by one sum (coordinator/sums).
     `outgoing` are the mechanisms, by name, of all that leaves a device.
     """
 
@@ -102,11 +102,11 @@ class Settings:
     """The changes of a dominator's samples while they are fed, in their order."""
     heirs: Heirs = "all"
     owners: tuple[tuple[str, ...], ...] = ()
+    """Names of devices by owner: no two of an owner's are helpers of one triple."""
     sticky: bool = False
     """True if a device holds the same piece whenever the same device is dominator."""
     owned: Mapping[int, str] = field(default_factory=dict)
     """The owners of devices by number, as in a plan."""
-    """Names of devices by owner: no two of an owner's are helpers of one triple."""
     heirs_needed: int = 2
     """Heirs that a snapshot takes to be read where it is shared."""
 

@@ -1,52 +1,44 @@
-"""The plan of slices on shares: groups, the triple of every turn, and what all of it costs.
+"""The plan of slices on shares: groups, what each triple holds, who helps at every turn, and what that costs.
 
-Sums cost the same with any helpers. What can be decided are the groups and who moves when: turns.py moves
-least, and every number of groups is compared, so the plan is the best one.
+Sums cost the same with any helpers, and more only for a map that several triples divide. So fewest bytes are
+few moves (turns.py) and few divided maps (division.py). Every number of triples is compared that may be
+better than the best one. So the plan is the best of all, or the certificate tells how far it may be from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
-from itertools import pairwise
+from itertools import count, pairwise
 from math import inf, prod
 from operator import add
 from typing import Literal
 
-from crowdlearn_device.privacy.dp.draws import most_drawn
 from crowdlearn_device.privacy.shares.replicated import HELPERS
 from crowdlearn_device.state.piece_state import kinds_of
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
 from crowdlearn_host.errors import InfeasiblePlan
-from crowdlearn_host.planner.helpers import helper_layers, plan_for_helpers, with_helper_layers
-from crowdlearn_host.planner.plan import BudgetUse, Certificate, EpochBytes, GroupPlan, Plan
+from crowdlearn_host.planner.helpers import PIECES, plan_for_helpers, plan_of_triples, with_helper_layers
+from crowdlearn_host.planner.plan import Certificate, EpochBytes, GroupPlan, Plan, Turn
 from crowdlearn_host.planner.problem.costs import Training, sharing_bytes
 from crowdlearn_host.planner.problem.epoch import sharings, snapshot_heirs, snapshots
-from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet, deal
-from crowdlearn_host.planner.problem.memory import PROCESS_BYTES
-from crowdlearn_host.planner.problem.places import caps_of
+from crowdlearn_host.planner.problem.fleet import Fleet, deal
 from crowdlearn_host.planner.problem.state_bytes import state_overhead
-from crowdlearn_host.planner.shares import shares_cost
-from crowdlearn_host.planner.solver.clock import Stopwatch
+from crowdlearn_host.planner.solver.clock import Deadline, Stopwatch
 
-from .sent import Sent, mini_batch_bytes, pass_bytes
+from .division import MOVES, Divider, Division
+from .needs import Network, limits, over, stretched, uses
+from .prices import prices_of
+from .sent import Held, Sent, pass_bytes
 from .turns import turns_of
 
-PIECES = 1 + HELPERS
-MESSAGES = 3
-"""Copies of an array on its way: encoded, sealed, framed."""
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """MACs and bytes sent for each sample of a whole mini-batch, and bytes of memory, of one part."""
-
-    compute: float
-    memory: float
-    uplink: float
+EXPLAINING = 3.0
+"""The longest time of an explanation, for each number of triples, in processor seconds."""
+ROOM = 1e-3
+"""The part of caps that stays free where a division that fits lines is over a cap by a message's header."""
 
 
 def plan_on_shares(
@@ -56,43 +48,40 @@ def plan_on_shares(
     *,
     first_layer: Literal["kept", "shared"],
     group_size: int | None = None,
+    seconds: float = 60.0,
 ) -> tuple[Plan, NeuronGraph]:
-    """Return the plan that sends fewest bytes, and the graph with helper layers that it divides.
+    """Return the plan that sends fewest bytes, and the graph with helper layers that it divides. The search
+    takes so many processor seconds at most.
 
-    Raises InfeasiblePlan, which says what to relax, if no group has three helpers of different owners beside
-    every dominator that afford their parts.
+    Raises InfeasiblePlan, which says what to relax, if no group has triples of different owners beside every
+    dominator that afford their parts.
     """
     if any(kind.joules_limit is not None for kind in fleet.classes):
         raise InfeasiblePlan(
             "energy is not planned for on shares; leave max_joules and battery_share out, or plan with "
             "another form of sums"
         )
-    watch = Stopwatch.start()
+    watch, deadline = Stopwatch.start(), Deadline.after(seconds)
     helped = with_helper_layers(graph, first_layer=first_layer == "shared")
-    plan = plan_for_helpers(helped, _room(training))
-    training = replace(training, micro_batch=_room(training), rotation="minimal")
-    parts = (
-        _dominator(graph, helped, training, plan, first_layer),
-        _helper(graph, helped, training, first_layer),
-    )
-    found = []
-    for groups in _numbers(fleet, group_size):
-        turned = tuple(_group(fleet, devices, parts) for devices in deal(fleet, groups))
-        found.append((_traffic(helped, training, fleet, plan, turned), turned))
-    traffic, turned = min(found, key=lambda each: each[0].total)
+    network = Network(graph, helped, replace(training, rotation="minimal"), first_layer == "shared")
+    network = replace(network, training=replace(network.training, micro_batch=network.rows))
+    plan_for_helpers(helped, network.rows)  # raises PlanError if nothing is on shares
+    search = _Search(network, fleet, deal(fleet, _groups(fleet, group_size)), deadline)
+    held, turned, bound = search.best()
+    sent = traffic(network, fleet, held, turned)
+    plan = plan_of_triples(helped, network.rows, held)
+    parts = [network.of_dominator(held), *(network.of_helper(of) for of in held for _ in range(HELPERS))]
     pieces = tuple(
         replace(
             piece,
             seat="helper" if k else "dominator",
-            macs=parts[min(k, 1)].compute,
-            memory_bytes=parts[min(k, 1)].memory,
-            uplink_bytes=parts[min(k, 1)].uplink,
-            budgets=_uses(fleet, parts[min(k, 1)], dominator=k == 0),
-            classes=tuple(
-                c.name for c in fleet.classes if (k or c.samples) and not _over(c, parts[min(k, 1)])
-            ),
+            macs=needs.compute,
+            memory_bytes=needs.memory,
+            uplink_bytes=needs.uplink,
+            budgets=uses(fleet, needs, dominator=k == 0),
+            classes=tuple(c.name for c in fleet.classes if (k or c.samples) and not over(c, needs)),
         )
-        for k, piece in enumerate(plan.pieces)
+        for k, (piece, needs) in enumerate(zip(plan.pieces, parts, strict=True))
     )
     whole = replace(
         plan,
@@ -100,9 +89,9 @@ def plan_on_shares(
         shares=first_layer,
         rotation="minimal",
         groups=turned,
-        traffic=traffic,
-        certificate=Certificate(traffic.total, traffic.total, watch.seconds, watch.processor_seconds),
-        training=training,
+        traffic=sent,
+        certificate=Certificate(sent.total, min(bound, sent.total), watch.seconds, watch.processor_seconds),
+        training=network.training,
         fleet=fleet,
     )
     return whole, helped
@@ -117,146 +106,180 @@ def owners_of(fleet: Fleet) -> dict[str, str]:
     }
 
 
-def _numbers(fleet: Fleet, group_size: int | None) -> list[int]:
-    """Return numbers of groups to compare: each has a dominator and three helpers, and a device with
-    samples.
+def _groups(fleet: Fleet, group_size: int | None) -> int:
+    """Return the number of groups, each with a dominator and three helpers, and a device with samples: as few
+    as can be, for each further group shares weights once more.
     """
     if fleet.size < PIECES:
         raise InfeasiblePlan(
             f"the fleet has {fleet.size} devices, and a dominator and a triple of helpers are {PIECES}; add "
             "devices"
         )
-    sizes = range(PIECES, fleet.size + 1) if group_size is None else [min(group_size, fleet.size)]
+    size = fleet.size if group_size is None else min(group_size, fleet.size)
     feeds = {name for kind in fleet.classes if kind.samples for name in kind.names}
-    numbers = sorted({fleet.size // size for size in sizes})
-    able = [n for n in numbers if n and all(len(d) >= PIECES and feeds & {*d} for d in deal(fleet, n))]
-    if not able:
-        raise InfeasiblePlan(
-            f"groups of {group_size or PIECES} devices: each needs {PIECES}, one of them with samples; make "
-            "groups larger"
+    number = max(fleet.size // size, 1)
+    if all(len(devices) >= PIECES and feeds & {*devices} for devices in deal(fleet, number)):
+        return number
+    raise InfeasiblePlan(
+        f"groups of {size} devices: each needs {PIECES}, one of them with samples; make groups larger"
+    )
+
+
+Found = tuple[Held, tuple[GroupPlan, ...], float]
+"""A division: neurons by triple, groups with their turns, and the bytes of an epoch."""
+
+
+class _Search:
+    """The search for the best number of triples, and their division."""
+
+    def __init__(
+        self, network: Network, fleet: Fleet, groups: Sequence[Sequence[str]], deadline: Deadline
+    ) -> None:
+        self._network, self._fleet, self._groups, self._deadline = network, fleet, groups, deadline
+        self._kinds = {name: kind for kind in fleet.classes for name in kind.names}
+        dominator = network.of_dominator(network.whole)
+        for kind in fleet.classes:
+            if kind.samples and (lacking := over(kind, dominator)):
+                raise InfeasiblePlan(f"no plan meets every budget; it would take {lacking} as dominator")
+        self._divider = Divider(fleet, groups, prices_of(network, fleet), dominator)
+        room = sum(n // HELPERS for n in network.whole[0].values())
+        self._most = min(room, min(len(devices) - 1 for devices in groups) // HELPERS)
+        """The most triples that groups and the network have room for."""
+
+    def best(self) -> Found:
+        """Return the best division, its turns, and a bound on the bytes of all."""
+        best: Found | None = None
+        bound = inf
+        for triples in count(1):
+            least = self._least(triples) if triples <= self._most else inf
+            if triples > self._most or (best is not None and best[2] <= least * (1 + 1e-9)):
+                break
+            if triples > 1 and self._deadline.left <= 0:
+                break
+            found, below = self._with(triples)
+            bound = min(bound, below)
+            if found is not None and (best is None or found[2] < best[2]):
+                best = found
+        if best is None:
+            raise InfeasiblePlan(self._why(proven=bound == inf and triples > self._most))
+        return best[0], best[1], min(bound, least)
+
+    def _with(self, triples: int) -> tuple[Found | None, float]:
+        """Return the best division into so many triples, if one is found, and the bound for these."""
+        bound = self._least(triples)
+        for room in (0.0, ROOM):
+            seconds = max(self._deadline.left / 2, 1.0)
+            division = self._divider.divide(triples, seconds=seconds, room=room)
+            if division is None:
+                return None, inf if self._deadline.left > 0 else bound
+            held = division.held
+            if not room:
+                settled = self._traffic(held, self._settled(triples))
+                bound = max(bound, settled - division.split + division.bound)
+            if turned := self._turned(division):
+                return (held, turned, self._traffic(held, turned)), bound
+        return None, bound
+
+    def _turned(self, division: Division) -> tuple[GroupPlan, ...]:
+        """Return the groups with turns that move least, of the division's choices of helpers; none if one has
+        no turns.
+        """
+        parts = [self._network.of_dominator(division.held)]
+        parts += [self._network.of_helper(of) for of in division.held for _ in range(HELPERS)]
+        owner, found = owners_of(self._fleet), []
+        for devices, choices in zip(self._groups, division.homes, strict=True):
+            dominators = [name for name in devices if self._kinds[name].samples]
+            takers = [[name for name in devices if not over(self._kinds[name], needs)] for needs in parts]
+            own = {name: owner[name] for name in devices}
+            turns = [turns_of(dominators, homes, takers, own) for homes in choices]
+            groups = [GroupPlan(tuple(devices), each) for each in turns if each is not None]
+            if not groups:
+                return ()
+            states = _states(self._network, division.held)
+            found.append(min(groups, key=lambda group: sum(_ways(states, group))))
+        return tuple(found)
+
+    def _settled(self, triples: int) -> list[GroupPlan]:
+        """Return groups whose helpers never move."""
+        helpers = [f"helper {k}" for k in range(HELPERS * triples)]
+        return [
+            GroupPlan(
+                tuple(devices),
+                tuple(Turn((name, *helpers)) for name in devices if self._kinds[name].samples),
+            )
+            for devices in self._groups
+        ]
+
+    def _least(self, triples: int) -> float:
+        """Return bytes below which no division into so many triples is: none divides a map, and helpers move
+        only where every device has samples.
+        """
+        whole = self._network.whole
+        held = (*whole, *({} for _ in range(triples - 1)))
+        total = self._traffic(held, self._settled(triples))
+        for devices in self._groups:
+            feeding = [name for name in devices if self._kinds[name].samples]
+            if len(feeding) == len(devices):
+                total += MOVES * sum(_states(self._network, whole)[1:])
+        return total
+
+    def _traffic(self, held: Held, groups: Sequence[GroupPlan]) -> float:
+        return traffic(self._network, self._fleet, held, groups).total
+
+    def _why(self, *, proven: bool) -> str:
+        """Return what no plan can meet, and the smallest change that would help."""
+        told: list[tuple[float, list[str]]] = []
+        for triples in range(1, self._most + 1):
+            division = self._divider.divide(triples, seconds=EXPLAINING, elastic=True)
+            if division is not None:
+                kinds = {kind.name: kind for kind in self._fleet.classes}
+                grown = [(kinds[kind], name, needed) for kind, name, needed in division.stretched]
+                ways = [f"{stretched(kind, name, needed)} as helper" for kind, name, needed in grown]
+                told.append((sum(needed / limits(kind)[name] - 1 for kind, name, needed in grown), ways))
+        if told:
+            verdict = "no plan meets every budget" if proven else "no plan was found in time"
+            ways = min(told)[1]
+            return f"{verdict}; it would take {' and '.join(ways) or 'more --seconds'}"
+        owners = len({*owners_of(self._fleet).values()})
+        return (
+            f"no three helpers of different owners beside every dominator: {self._fleet.size} devices are of "
+            f"{owners} owners; it would take devices of further owners"
         )
-    return able if group_size is not None else able[:1]  # each further group shares weights once more
 
 
-def _group(fleet: Fleet, devices: Sequence[str], parts: tuple[_Needs, _Needs]) -> GroupPlan:
-    kinds = {name: kind for kind in fleet.classes for name in kind.names}
-    dominators = [name for name in devices if kinds[name].samples]
-    for kind in dict.fromkeys(kinds[name] for name in dominators):
-        if over := _over(kind, parts[0]):
-            raise InfeasiblePlan(f"no plan meets every budget; it would take {over} as dominator")
-    able = [name for name in devices if not _over(kinds[name], parts[1])]
-    owner = owners_of(fleet)
-    turns = turns_of(dominators, able, owner)
-    if turns is None:
-        weak = dict.fromkeys(filter(None, (_over(kinds[name], parts[1]) for name in devices)))
-        ways = [*(f"{over} as helper" for over in weak), "devices of further owners"]
-        raise InfeasiblePlan(
-            f"no three helpers of different owners beside every dominator: {len(able)} of {len(devices)} "
-            f"devices afford a helper's part, of {len({owner[d] for d in able})} owners; it would take "
-            f"{', or '.join(ways)}"
+def _states(network: Network, held: Held) -> list[float]:
+    """Return the bytes of each piece's state when it moves."""
+    graph, training = network.helped, network.training
+    ranked, slots = training.theta < 1, training.slots
+    around = state_overhead(
+        graph, [(layer,) for layer in range(len(graph.layers))], slots=slots, ranked=ranked
+    )
+    copies = len(kinds_of(slots, rank=ranked))
+    found = []
+    for piece in plan_of_triples(graph, network.rows, held).pieces:
+        floats = sum(
+            piece.owned[spec.layer] * prod(spec.shape) * (copies if spec.trained else 1)
+            for spec in array_specs(graph)
         )
-    return GroupPlan(tuple(devices), turns)
-
-
-def _limits(kind: DeviceClass) -> dict[str, float]:
-    caps = caps_of(kind)
-    return {"compute": caps.macs, "memory": caps.memory, "uplink": caps.uplink}
-
-
-UNITS = {"compute": "MAC", "memory": "B", "uplink": "B"}
-
-
-def _over(kind: DeviceClass, needs: _Needs) -> str:
-    """Return what a class of devices lacks for a part, in words; "" if nothing."""
-    lacking = [
-        f"{name} {getattr(needs, name):,.0f} {UNITS[name]} on {kind.name} (limit {limit:,.0f}, "
-        f"{100 * (getattr(needs, name) / limit - 1):+.1f} %)"
-        for name, limit in _limits(kind).items()
-        if getattr(needs, name) > limit * (1 + 1e-9)
-    ]
-    return " and ".join(lacking)
-
-
-def _uses(fleet: Fleet, needs: _Needs, *, dominator: bool) -> tuple[BudgetUse, ...]:
-    """Return the tightest cap of each kind among the classes that take the part."""
-    takers = [kind for kind in fleet.classes if (kind.samples or not dominator) and not _over(kind, needs)]
-    least = {name: min((_limits(kind)[name] for kind in takers), default=inf) for name in UNITS}
-    return tuple(
-        BudgetUse(name, UNITS[name], getattr(needs, name), limit)
-        for name, limit in least.items()
-        if limit < inf
-    )
-
-
-def _room(training: Training) -> int:
-    """Return samples that a mini-batch has room for."""
-    return most_drawn(training.batch) if training.private else training.batch
-
-
-def _dominator(
-    graph: NeuronGraph, helped: NeuronGraph, training: Training, plan: Plan, first_layer: str
-) -> _Needs:
-    private, rows = training.private, _room(training)
-    cost = shares_cost(graph, first_layer=first_layer == "shared", private=private)
-    local = sum(
-        (3 if layer.index in graph.backward else 1) * len(layer.ops) * layer.neurons * layer.sum_floats
-        for layer in graph.layers
-    )
-    layers = set(helper_layers(helped))
-    copies = 2 + len(training.slots)  # weights, what the optimizer keeps, gradients
-    state = FLOAT * copies * sum(n for layer, n in _floats(helped).items() if layer not in layers)
-    kept = 2 * sum(layer.neurons * (layer.sum_floats + layer.output_floats) for layer in graph.layers)
-    shared = (4 if private else 3) * sum(
-        _ends(helped, layer)[0] + _ends(helped, layer)[1] for layer in layers
-    )
-    widest = max(max(_ends(helped, layer)) for layer in layers)
-    memory = PROCESS_BYTES + state + FLOAT * rows * (kept + shared + (MESSAGES + HELPERS) * widest)
-    if private:  # each map's noise, and three parts of its gradient
-        memory += FLOAT * (1 + HELPERS) * sum(_floats(helped)[layer] for layer in layers)
-    sent = mini_batch_bytes(helped, rows, private=private).by_dominator / training.batch
-    return _Needs(cost.dominator_macs + local, memory, sent)
-
-
-def _helper(graph: NeuronGraph, helped: NeuronGraph, training: Training, first_layer: str) -> _Needs:
-    private, batch = training.private, _room(training)
-    cost = shares_cost(graph, first_layer=first_layer == "shared", private=private)
-    floats, layers = _floats(helped), helper_layers(helped)
-    whole = sum(floats[layer] for layer in layers)
-    state = FLOAT * (2 + len(training.slots)) * whole  # with its own third, as it began
-    opened = FLOAT * (HELPERS + 1) * whole
-    ends = [_ends(helped, layer) for layer in layers]
-    pairs = 2 * FLOAT * batch * sum(a + b for a, b in ends)
-    # Factors and product as doubles, and what they are cut from.
-    products = max(
-        2 * 2 * FLOAT * (batch * (a + b) + floats[layer]) for layer, (a, b) in zip(layers, ends, strict=True)
-    )
-    messages = MESSAGES * FLOAT * max(batch * max(map(max, ends)), max(floats[layer] for layer in layers))
-    memory = PROCESS_BYTES + state + opened + pairs + products + messages
-    sent = mini_batch_bytes(helped, batch, private=private).by_helpers / HELPERS / training.batch
-    return _Needs(cost.helper_macs_per_sample(training.batch), memory, sent)
-
-
-def _floats(graph: NeuronGraph) -> dict[int, int]:
-    """Return floats of weights by the layer that keeps them."""
-    found = dict.fromkeys(range(len(graph.layers)), 0)
-    for spec in array_specs(graph):
-        found[spec.layer] += graph.layers[spec.layer].neurons * prod(spec.shape)
+        extra = sum(more for more, neurons in zip(around.moved, piece.owned, strict=True) if neurons)
+        found.append(FLOAT * floats + extra)
     return found
 
 
-def _ends(graph: NeuronGraph, layer: int) -> tuple[int, int]:
-    """Return floats of a sample that enter and leave a helpers' map."""
-    source, target = graph.layers[layer], graph.layers[graph.outgoing(layer)[0].target]
-    return source.neurons * source.output_floats, target.neurons * target.sum_floats
+def _ways(states: Sequence[float], group: GroupPlan) -> list[float]:
+    """Return the bytes that move from each turn to the next, and from the last to the first."""
+    return [
+        sum(size for a, b, size in zip(old.devices, new.devices, states, strict=True) if a != b)
+        for old, new in pairwise((*group.turns, group.turns[0]))
+    ]
 
 
-def _traffic(
-    graph: NeuronGraph, training: Training, fleet: Fleet, plan: Plan, groups: Sequence[GroupPlan]
-) -> EpochBytes:
+def traffic(network: Network, fleet: Fleet, held: Held, groups: Sequence[GroupPlan]) -> EpochBytes:
     """Return bytes of an epoch, by purpose."""
+    graph, training = network.helped, network.training
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     ranked, slots = training.theta < 1, training.slots
-    owned = [piece.owned for piece in plan.pieces]
+    owned = [piece.owned for piece in plan_of_triples(graph, network.rows, held).pieces]
     passes = [
         pass_bytes(
             graph,
@@ -264,7 +287,7 @@ def _traffic(
             training.batch,
             slots,
             ranked=ranked,
-            owned=owned,
+            held=held,
             private=training.private,
         )
         for group in groups
@@ -273,36 +296,22 @@ def _traffic(
     sums = reduce(add, passes, Sent())
     each = [(layer,) for layer in range(len(graph.layers))]
     around = state_overhead(graph, each, slots=slots, ranked=ranked)
-    copies = len(kinds_of(slots, rank=ranked))
-    state = []
-    for piece in owned:
-        floats = sum(
-            piece[spec.layer] * prod(spec.shape) * (copies if spec.trained else 1)
-            for spec in array_specs(graph)
-        )
-        extra = sum(more for more, neurons in zip(around.moved, piece, strict=True) if neurons)
-        state.append(FLOAT * floats + extra)
-    ways = [
-        [
-            sum(size for a, b, size in zip(old.devices, new.devices, state, strict=True) if a != b)
-            for old, new in pairwise((*group.turns, group.turns[0]))
-        ]
-        for group in groups
-    ]
+    states = _states(network, held)
+    ways = [_ways(states, group) for group in groups]
     count = len(groups)
     learned = sum(
         graph.layers[spec.layer].neurons * prod(spec.shape) for spec in array_specs(graph) if not spec.frozen
     )
-    shared = sharing_bytes(learned, training, count) + PIECES * sharings(count) * around.update
+    shared = sharing_bytes(learned, training, count) + len(owned) * sharings(count) * around.update
     within = sum(s for piece in owned for s, n in zip(around.stored, piece, strict=True) if n)
-    stored = snapshots(training, fleet, count, PIECES)
+    stored = snapshots(training, fleet, count, len(owned))
     return EpochBytes(
         sums.activation,
         sums.error,
         sum(map(sum, ways)),
         shared,
-        stored * (sum(state) + within + PIECES * around.snapshot),
-        around.heir * snapshot_heirs(training, fleet, count, PIECES),
+        stored * (sum(states) + within + len(owned) * around.snapshot),
+        around.heir * snapshot_heirs(training, fleet, count, len(owned)),
         sum(way[-1] for way in ways),
         shared / 2 if count > 1 else 0.0,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,12 +19,16 @@ from crowdlearn_device.state.piece_state import kinds_of
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
-from crowdlearn_host.planner.helpers import helper_layers
+from crowdlearn_host.planner.helpers import third
 
 STEP, BITS = 1000, 20
 """Counters of a typical message."""
 ANSWERS = 2
 """Helpers that answer a product; the third one sends what checks them."""
+
+
+Held = Sequence[Mapping[int, int]]
+"""The neurons of helper layers that each triple holds, by layer."""
 
 
 @dataclass(frozen=True)
@@ -69,33 +73,38 @@ def pass_bytes(
     slots: Sequence[str],
     *,
     ranked: bool,
-    owned: Sequence[Sequence[int]],
+    held: Held,
     private: bool = False,
 ) -> Sent:
-    """Return what one pass over `samples` sends; `owned` are the neurons of each piece by layer. With noise,
-    `private`, each mini-batch has room for every draw.
+    """Return what one pass over `samples` sends. With noise, `private`, each mini-batch has room for every
+    draw.
     """
     sizes = [len(rows) for rows in mini_batches(samples, batch, graph.least_rows)]
     if private:
         sizes = [most_drawn(batch)] * len(sizes)
-    total = _sum(_beginning(graph, slots, owned, ranked=ranked))
+    total = _sum(line for of in held for line in _beginning(graph, slots, of, ranked=ranked))
     for rows in set(sizes):
-        total += mini_batch_bytes(graph, rows, private=private).times(sizes.count(rows))
+        total += mini_batch_bytes(graph, rows, held, private=private).times(sizes.count(rows))
     return total
 
 
-def mini_batch_bytes(graph: NeuronGraph, rows: int, *, private: bool = False) -> Sent:
+def mini_batch_bytes(graph: NeuronGraph, rows: int, held: Held, *, private: bool = False) -> Sent:
     """Return what a mini-batch of so many samples sends; the graph has helper layers."""
-    lines = [line for layer in helper_layers(graph) for line in _of_map(graph, layer, rows, private=private)]
-    return _sum(iter(lines))
+    return _sum(
+        line
+        for of in held
+        for layer, neurons in of.items()
+        for line in _of_map(graph, layer, neurons, rows, private=private)
+    )
 
 
-def _of_map(graph: NeuronGraph, layer: int, rows: int, *, private: bool) -> Iterator[_Line]:
+def _of_map(graph: NeuronGraph, layer: int, neurons: int, rows: int, *, private: bool) -> Iterator[_Line]:
     number, edge = next((k, e) for k, e in enumerate(graph.edges) if e.source == layer)
     source, target = graph.layers[layer], graph.layers[edge.target]
+    targets = neurons if edge.kind == "depthwise" else target.neurons
     told: Any = {} if edge.kind == "dense" else edge.attributes
     check = check_of(linear_map(edge.kind, told, source.output_shape))
-    entered, left = (rows, source.neurons, *source.output_shape), (rows, target.neurons, *target.sum_shape)
+    entered, left = (rows, neurons, *source.output_shape), (rows, targets, *target.sum_shape)
     weights = next(spec for spec in array_specs(graph) if spec.layer == layer)
     back = graph.taught[graph.edges.index(graph.incoming(layer)[0])]
 
@@ -103,7 +112,7 @@ def _of_map(graph: NeuronGraph, layer: int, rows: int, *, private: bool) -> Iter
         return _size(pb.SharedArray(kind=pb.SHARED_SUMS, step=STEP, edge=number, shape=shape, **more), floats)
 
     def seen(forward: bool) -> tuple[int, ...]:
-        return check.weights_shape(entered, target.neurons, forward=forward)
+        return check.weights_shape(entered, targets, forward=forward)
 
     bits = {"weight_bits": BITS} if private else {"bits": BITS, "weight_bits": BITS}
     facts = pb.SharedArray(kind=pb.SHARED_FACTS, step=STEP, edge=number, facts=(1.0, 1.0, 1.0))
@@ -118,7 +127,7 @@ def _of_map(graph: NeuronGraph, layer: int, rows: int, *, private: bool) -> Iter
         if back or not errors:
             yield _Line(errors, False, ANSWERS, message(answer, prod(answer)))
             yield _Line(errors, False, 1, message(seen(not errors), prod(seen(not errors))))
-    shape = (graph.layers[weights.layer].neurons, *weights.shape)
+    shape = (neurons, *weights.shape)
     if private:
         yield _Line(True, False, HELPERS, message(shape, prod(shape)))
         yield _Line(True, True, HELPERS, message(shape, prod(shape)))
@@ -129,30 +138,32 @@ def _of_map(graph: NeuronGraph, layer: int, rows: int, *, private: bool) -> Iter
 
 
 def _beginning(
-    graph: NeuronGraph, slots: Sequence[str], owned: Sequence[Sequence[int]], *, ranked: bool
+    graph: NeuronGraph, slots: Sequence[str], of: Mapping[int, int], *, ranked: bool
 ) -> Iterator[_Line]:
-    """Return what a generation begins with: keys, and each helper's third of the maps for both others."""
+    """Return what a generation begins with in a triple: keys, and each helper's third of the maps for both
+    others.
+    """
     keys = pb.SharedArray(kind=pb.SHARED_KEYS, data=bytes(HELPERS * KEY_BYTES))
     yield _Line(False, True, HELPERS, _size(keys, 0))
-    layers = set(helper_layers(graph))
     for spec in array_specs(graph):
-        if spec.layer not in layers:
+        if spec.layer not in of:
             continue
         for kind in kinds_of(slots, rank=ranked):
-            for neurons in (piece[spec.layer] for piece in owned[1:]):
-                shape = (neurons, *spec.shape)
+            for helper in range(HELPERS):
+                shape = (third(of[spec.layer], helper), *spec.shape)
                 told = pb.SharedArray(kind=pb.SHARED_WEIGHTS, shape=shape, name=f"{kind}/{spec.name}")
                 yield _Line(False, False, HELPERS - 1, _size(told, prod(shape)))
 
 
 def _size(message: pb.SharedArray, floats: int) -> int:
     """Return bytes on the wire of a message with so many ring elements or floats."""
-    if floats:
-        message.data = bytes(FLOAT * floats)
-    return websocket_bytes(ENVELOPE.size + message.ByteSize() + TAG_BYTES, masked=False)
+    size = message.ByteSize()
+    if floats:  # the field's number, the varint of its length, and its bytes
+        size += 1 + -(-(FLOAT * floats).bit_length() // 7) + FLOAT * floats
+    return websocket_bytes(ENVELOPE.size + size + TAG_BYTES, masked=False)
 
 
-def _sum(lines: Iterator[_Line]) -> Sent:
+def _sum(lines: Iterable[_Line]) -> Sent:
     total = Sent()
     for line in lines:
         size = float(line.copies * line.size)

@@ -1,43 +1,41 @@
-"""Turns of a group on shares: three helpers beside every dominator, of three owners, that move least.
+"""Turns of a group on shares: triples of helpers beside every dominator, that move least.
 
-Two helpers of a triple together read everything, so no two devices of one owner may meet in one. A third of
-the maps stays with its helper until that device is dominator itself; then a stand-in keeps it for a turn. So
-a helper that is dominator in its turn costs two moves an epoch, and one without samples none. Less is not
-possible: each dominator hands its third on, and what has moved in a cycle moves once more at least.
+Two helpers of a triple together read what enters its maps, so no two devices of one owner may meet in one.
+A third of a triple's maps stays with its helper until that device is dominator itself. Then a stand-in keeps
+it. So a helper that is dominator in its turn costs two moves an epoch, and one without samples none. Less is
+not possible: each dominator hands its third on, and what has moved in a cycle moves once more at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from crowdlearn_host.planner.plan import Turn
-from crowdlearn_host.planner.shares import HELPERS
+from crowdlearn_host.planner.problem.seating import led
 
 
 def turns_of(
-    dominators: Sequence[str], able: Sequence[str], owner: Mapping[str, str]
+    dominators: Sequence[str],
+    homes: Sequence[str],
+    takers: Sequence[Collection[str]],
+    owner: Mapping[str, str],
 ) -> tuple[Turn, ...] | None:
-    """Return a turn for each of the `dominators`, with helpers of those `able`; None if one has no triple.
+    """Return a turn for each of the `dominators`; None if one has no triples of different owners beside it.
 
-    The first helpers are those that stay. If every dominator has a triple at all, three helpers that stay but
-    for their own turns do: of four owners one is free to stand in, and of three each has another device.
+    `homes` are the helpers that stay but for their own turns, triple after triple. `takers` are the devices
+    that can afford each piece, the dominator's first.
     """
-    feeds = set(dominators)
-    chosen: dict[str, str] = {}
-    for device in sorted(able, key=lambda device: device in feeds):  # those without samples first
-        chosen.setdefault(owner[device], device)
-    staying = list(chosen.values())[:HELPERS]
-    if len(staying) < HELPERS:
-        return None
+    names = [*owner]
+    number = {name: k for k, name in enumerate(names)}
+    able = [{number[name] for name in each} for each in takers]
+    here = [number[name] for name in dict.fromkeys(name for each in takers for name in each)]
+    here.sort(key=lambda k: names[k] in homes)
+    owners = {k: owner[name] for k, name in enumerate(names)}
     turns = []
     for dominator in dominators:
-        helpers = list(staying)
-        if dominator in staying:
-            kept = {owner[device] for device in staying if device != dominator}
-            others = (d for d in able if d not in staying and owner[d] not in kept)
-            stand_in = next(others, None)
-            if stand_in is None:
-                return None
-            helpers[staying.index(dominator)] = stand_in
-        turns.append(Turn((dominator, *helpers)))
+        wanted = [-1, *(-1 if name == dominator else number[name] for name in homes)]
+        found = led(able, wanted, here, number[dominator], owners)
+        if found is None:
+            return None
+        turns.append(Turn(tuple(names[k] for k in found)))
     return tuple(turns)

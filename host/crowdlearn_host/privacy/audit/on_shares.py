@@ -36,7 +36,14 @@ from torch import Tensor, nn
 from crowdlearn_host.planner.shares import shared_edges
 from crowdlearn_host.privacy.dp.dp_sgd import DPStep
 from crowdlearn_host.privacy.leaks.matching import matches
-from crowdlearn_host.simulation.learners.on_shares import Held, Opened, Triple, put_on_shares
+from crowdlearn_host.simulation.learners.on_shares import (
+    Held,
+    Opened,
+    Triple,
+    maps_of,
+    put_on_shares,
+    ranges_of,
+)
 
 from . import labels, membership
 from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly
@@ -117,25 +124,31 @@ def findings_on_shares(
     first_layer: bool,
     noise: Noise | None = None,
     opened_alone: bool = False,
+    held: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Finding]:
     """Train `model` on shares with the case's samples, with `noise` if any, and attack one helper, two, and
     an heir of all opened; with `opened_alone` only by gradients and snapshots.
 
-    All devices' samples are the victims': a helper of each triple sees those of every dominator.
+    All devices' samples are the victims': a helper of each triple sees those of every dominator. `held` are
+    the neurons of each triple, of what enters a module, by its name; without it there is one triple. Of
+    several, a helper of each is attacked together, too.
     """
     mode = "shares, first layer shared" if first_layer else "shares"
+    triples = max(map(len, (held or {}).values()), default=1)
+    if triples > 1:
+        mode += f", {triples} triples"
     if noise is not None:
         mode += ", noise"
     graph = neuron_graph(model, torch.from_numpy(case.gallery.inputs[:2]), "audited")
     rate = case.recipe.training.learning_rate
-    run = _Run(model, graph, shared_edges(graph, first_layer=first_layer), batch, rate, noise)
+    run = _Run(model, graph, shared_edges(graph, first_layer=first_layer), batch, rate, noise, held or {})
     epochs = [run.epoch(case.gallery, seed) for seed in range(2)]
-    put_on_shares(model, run.names, run.rehearsed)
+    put_on_shares(model, run.names, run.rehearsed, run.held)
     known = case.own.subset(np.arange(min(len(case.own), QUICK_OWN))) if quick else case.own
     own, candidates = (run.epoch(data, 2, learning=False) for data in (known, case.gallery))
-    attacker = _OnShares(case, mode, run.edges, epochs, known, own, candidates, batch, quick=quick)
+    attacker = _OnShares(case, mode, run.maps, epochs, known, own, candidates, batch, quick=quick)
     yield from (attacker.of_gradients(),) if opened_alone else attacker.findings()
-    put_on_shares(model, run.names)  # the same numbers, and no shares that nobody looks at
+    put_on_shares(model, run.names, held=run.held)  # the same numbers, and no shares that nobody looks at
     moves = [run.pass_over(case.victim, 3 + number) for number in range(len(epochs))]
     yield from attacker.of_snapshots(graph, moves)
 
@@ -159,12 +172,14 @@ class _Run:
         batch: int,
         rate: float,
         noise: Noise | None,
+        held: Mapping[str, Sequence[int]],
     ) -> None:
-        self.model, self.edges, self._batch = model, tuple(edges), batch
+        self.model, self.held, self._batch = model, held, batch
         self._noise, self._generator = noise, torch.Generator().manual_seed(0)
         self._tape = _Tape()
         self.names = {graph.edges[edge].module: edge for edge in edges}
-        put_on_shares(model, self.names, self._tapped)
+        self.maps = maps_of(self.names, held)
+        put_on_shares(model, self.names, self._tapped, held)
         self._optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
 
     def _tapped(self, edge: int, kind: str, told: Mapping[str, Any], name: str) -> Triple:
@@ -203,13 +218,14 @@ class _Run:
         learning = [p for p in self.model.parameters() if p.requires_grad]
         for parameter, gradient in zip(learning, found, strict=True):
             parameter.grad = gradient
-        for name, edge in self.names.items():
+        for number, (name, triple) in self.maps.items():
             weight = self.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
             assert weight.grad is not None
             opened = np.array(weight.grad.transpose(0, 1))
+            own = ranges_of(self.held.get(name, (1,)), len(opened))[triple]
             for position in range(HELPERS):
-                self._tape.held.append(Held(position, edge, 0, "opened", opened))
+                self._tape.held.append(Held(position, number, 0, "opened", opened[own]))
 
     def pass_over(self, data: Dataset, seed: int) -> Floats:
         """Learn from one device's samples; how the first layer moved, float32 [neurons, ...]."""
@@ -230,7 +246,7 @@ class _OnShares:
         self,
         case: Case,
         mode: str,
-        edges: tuple[int, ...],
+        maps: Mapping[int, tuple[str, int]],
         epochs: Sequence[_Epoch],
         known: Dataset,
         own: _Epoch,
@@ -239,7 +255,9 @@ class _OnShares:
         *,
         quick: bool,
     ) -> None:
-        self._case, self._mode, self._edges = case, mode, edges
+        self._case, self._mode, self._maps = case, mode, maps
+        self._triples = sorted({triple for _, triple in maps.values()})
+        self._roles = "helper", f"{len(self._triples)} helpers of as many triples"
         self._epochs, self._own, self._candidates = epochs, own, candidates
         self._batch, self._quick = batch, quick
         self._n = len(case.recipe.plan.pieces)
@@ -262,7 +280,12 @@ class _OnShares:
             Linear(), "activations", self._epochs, f", {len(self._epochs)} epochs linked"
         )
         yield from self._labels()
-        yield self._colluders()
+        if len(self._triples) > 1:
+            for kind in ("activations", "errors"):
+                yield self._reconstruction(Linear(), kind, last, together=True)
+            yield from self._labels(together=True)
+        for triple in self._triples:
+            yield self._colluders(triple)
         yield self.of_gradients()
 
     def of_snapshots(self, graph: NeuronGraph, moves: Sequence[Floats]) -> Iterator[Finding]:
@@ -296,28 +319,36 @@ class _OnShares:
                     found.append(flat.view(np.int32).astype(np.float32) * SPAN)
         return np.concatenate(found, axis=1)
 
-    def _evidence(self, epochs: Sequence[_Epoch], kind: str) -> Evidence:
-        edges = self._edges[:1] if kind == "activations" else self._edges[-1:]
-        known = self._features([self._own] * len(epochs), kind, edges)
-        return Evidence(known, self._inputs, self._known, self._features(epochs, kind, edges))
+    def _seen(self, kind: str, *, together: bool) -> Sequence[int]:
+        """Return the maps whose shares are looked at: the first one, or the last one for errors; or all, of a
+        helper of each triple `together`.
+        """
+        maps = tuple(self._maps)
+        return maps if together else maps[:1] if kind == "activations" else maps[-1:]
 
-    def _reconstruction(self, attack: Attack, kind: str, epochs: Sequence[_Epoch], told: str = "") -> Finding:
-        evidence = self._evidence(epochs, kind)
+    def _evidence(self, epochs: Sequence[_Epoch], kind: str, *, together: bool = False) -> Evidence:
+        maps = self._seen(kind, together=together)
+        known = self._features([self._own] * len(epochs), kind, maps)
+        return Evidence(known, self._inputs, self._known, self._features(epochs, kind, maps))
+
+    def _reconstruction(
+        self, attack: Attack, kind: str, epochs: Sequence[_Epoch], told: str = "", *, together: bool = False
+    ) -> Finding:
+        evidence = self._evidence(epochs, kind, together=together)
         figures = figures_of(self._truth.inputs, attack.guess(evidence), self._prior)
-        shares, gallery = evidence.standard[1], self._gallery(len(epochs), kind)
+        shares, gallery = evidence.standard[1], self._gallery(len(epochs), kind, together=together)
         figures["reid"] = float((matches(shares, gallery) == np.arange(len(shares))).mean())
-        return self._finding("helper", f"{attack.name}, shares of {kind}{told}", figures)
+        return self._finding(self._roles[together], f"{attack.name}, shares of {kind}{told}", figures)
 
-    def _gallery(self, epochs: int, kind: str) -> Floats:
+    def _gallery(self, epochs: int, kind: str, *, together: bool) -> Floats:
         """Return shares of the candidates, scaled, as the attacker makes them: under keys of its own."""
-        edges = self._edges[:1] if kind == "activations" else self._edges[-1:]
-        made = self._features([self._candidates] * epochs, kind, edges)
+        made = self._features([self._candidates] * epochs, kind, self._seen(kind, together=together))
         return Evidence(made, self._inputs, self._known, made).standard[1]
 
-    def _labels(self) -> Iterator[Finding]:
+    def _labels(self, *, together: bool = False) -> Iterator[Finding]:
         """Read labels off shares of errors, and of the last activations."""
         for kind in ("errors", "activations"):
-            evidence = self._evidence(self._epochs[-1:], kind)
+            evidence = self._evidence(self._epochs[-1:], kind, together=together)
             seen, truth = evidence.standard[1], self._truth.labels
             read = {
                 "trained classifier": float((labels.trained(evidence) == truth).mean()),
@@ -325,20 +356,21 @@ class _OnShares:
                 "ten labels a class": labels.few_known(seen, truth, self._classes),
             }
             for name, accuracy in read.items():
-                yield self._finding(
-                    "helper", f"label reading, {name}, shares of {kind}", {"label_accuracy": accuracy}
-                )
+                told = f"label reading, {name}, shares of {kind}"
+                yield self._finding(self._roles[together], told, {"label_accuracy": accuracy})
 
-    def _colluders(self) -> Finding:
-        """Return the finding of two helpers of one triple, which hold all three parts: the shared arrays in
-        the clear.
+    def _colluders(self, triple: int) -> Finding:
+        """Return the finding of two helpers of one triple: they hold all three parts of what enters its maps,
+        of the first of these.
         """
-        epoch, edge = self._epochs[-1], self._edges[0]
+        epoch = self._epochs[-1]
+        edge = next(number for number, (_, own) in self._maps.items() if own == triple)
         own, seen = (self._opened(each, edge) for each in (self._own, epoch))
         evidence = Evidence(own, self._inputs, self._known, seen, drifted=True)
         figures = figures_of(self._truth.inputs, Linear().guess(evidence), self._prior)
         figures["label_accuracy"] = float((labels.trained(evidence) == self._truth.labels).mean())
-        return self._finding("2 helpers of a triple", "linear, PCA prior, all three parts", figures)
+        told = "linear, PCA prior, all three parts" + (f", triple {triple + 1}" if triple else "")
+        return self._finding("2 helpers of a triple", told, figures)
 
     def _opened(self, epoch: _Epoch, edge: int) -> Floats:
         """Return the activations that enter an edge, float32 [N, d] in the data's order.
@@ -360,7 +392,7 @@ class _OnShares:
         computes those of its candidates with the weights that it knows, those after the last mini-batches:
         members and others by the same ones, or the weights' drift would tell them apart.
         """
-        epoch, edge = self._epochs[-1], self._edges[0]
+        epoch, edge = self._epochs[-1], next(iter(self._maps))
         victims, own = (self._opened(each, edge) for each in (self._candidates, self._own))
         half, found = len(own) // 2, []
         gradients = epoch.tape.of(0, "opened", edge)

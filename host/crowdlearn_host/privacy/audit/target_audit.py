@@ -10,6 +10,7 @@ from pathlib import Path
 from crowdlearn_device.protocol.frames import Floats
 
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.helpers import held_by_name
 from crowdlearn_host.runs.prepare import Prepared
 from crowdlearn_host.spec.run_spec import RunSpec
 
@@ -79,6 +80,7 @@ def audit(
             quick=terms.quick,
             first_layer=config.privacy.first_layer == "shared",
             noise=_noise(config, len(case.victim)),
+            held=held_by_name(prepared.plan, prepared.graph),
         )
     else:
         found = Auditor(case, config.privacy.sums, quick=terms.quick).findings()

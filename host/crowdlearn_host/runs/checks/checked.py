@@ -28,9 +28,14 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.trainable import Trainable, trainable
 from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
+from crowdlearn_host.planner.helpers import (
+    held_by_triples,
+    plan_for_helpers,
+    triples_of,
+    with_helper_layers,
+)
 from crowdlearn_host.planner.messages import check_messages
-from crowdlearn_host.planner.plan import PiecePlan, Plan, load_plan
+from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.privacy.dp.ghost_norms import check_apart
 from crowdlearn_host.runs.data import Splits, splits_of
@@ -155,9 +160,9 @@ def _divided(config: RunSpec, graph: NeuronGraph) -> tuple[NeuronGraph, Plan]:
     first_layer = config.privacy.first_layer
     graph = with_helper_layers(graph, first_layer=first_layer == "shared")
     rows = config.privacy.rows_on_shares(config.training.batch)
-    even = replace(plan_for_helpers(graph, rows), shares=first_layer)
     if not path:
-        return graph, even
+        even = plan_for_helpers(graph, rows, triples_of(config.group.pieces))
+        return graph, replace(even, shares=first_layer)
     planned = load_plan(path, graph)
     if planned.shares != first_layer or planned.micro_batch != rows:
         raise PlanError(
@@ -166,14 +171,8 @@ def _divided(config: RunSpec, graph: NeuronGraph) -> tuple[NeuronGraph, Plan]:
             f"with --sums shares, --batch {config.training.batch}, --first-layer {first_layer}"
             f"{' and --private' if config.privacy.private else ''}"
         )
-    return graph, replace(even, pieces=_same_cut(planned, even))
-
-
-def _same_cut(planned: Plan, due: Plan) -> tuple[PiecePlan, ...]:
-    """Return the planned pieces. Raises PlanError if helpers would not have a third of each map."""
-    if [piece.neurons for piece in planned.pieces] != [piece.neurons for piece in due.pieces]:
-        raise PlanError("on shares each helper has a third of every map; plan again with --sums shares")
-    return planned.pieces
+    held_by_triples(planned, graph)  # raises PlanError unless it is one of triples
+    return graph, planned
 
 
 def _check_crowd(config: RunSpec, plan: Plan, rank: int, train: Dataset | None, devices: int) -> None:

@@ -45,7 +45,7 @@ class ByAutograd:
         config = workload.config
         fraction = config.privacy.masked_fraction
         round_sums(model, config.training.wire, workload.crossings, self._noise, fraction)
-        put_on_shares(model, workload.on_shares)
+        put_on_shares(model, workload.on_shares, held=workload.held)
         self._resting = resting_modules(model)
         self.vector = np.empty(layout[-1].stop, np.float32)
         own = dict(model.named_parameters())

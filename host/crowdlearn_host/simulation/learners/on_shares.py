@@ -6,9 +6,10 @@ and the three helpers, and lets an observer see what each of them holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from itertools import accumulate, pairwise
 from secrets import token_bytes
 from typing import Any, Literal, Protocol
 
@@ -184,8 +185,57 @@ class Triple:
             self._observer(Held(position, self._edge, self._step, kind, both, bits))
 
 
+class Divided:
+    """A map whose source neurons several triples hold, `held` by each: every one has the map of its own."""
+
+    def __init__(self, held: Sequence[int], parts: Sequence[MapOnShares], *, depthwise: bool) -> None:
+        self._held, self._parts, self._depthwise = held, parts, depthwise
+
+    def forward(self, values: Floats, weights: Floats) -> Floats:
+        """Return the sums of activations. They are float32 [B, targets, ...]."""
+        ranges = zip(ranges_of(self._held, values.shape[1]), ranges_of(self._held, len(weights)), strict=True)
+        found = [
+            part.forward(values[:, own], weights[rows])
+            for part, (own, rows) in zip(self._parts, ranges, strict=True)
+        ]
+        return np.concatenate(found, axis=1) if self._depthwise else reduce(np.add, found)
+
+    def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights.
+
+        Errors are float32 [B, targets, ...].
+        """
+        ranges = ranges_of(self._held, errors.shape[1])
+        found = [
+            part.backward(errors[:, own] if self._depthwise else errors, back=back)
+            for part, own in zip(self._parts, ranges, strict=True)
+        ]
+        below = [each for each, _ in found if each is not None]
+        gradient = np.concatenate([each for _, each in found])
+        return (np.concatenate(below, axis=1) if below else None), gradient
+
+
+def ranges_of(held: Sequence[int], numbers: int) -> list[slice]:
+    """Return each triple's range of so many numbers, as many of each neuron."""
+    ends = [end * numbers // sum(held) for end in accumulate(held, initial=0)]
+    return [slice(start, stop) for start, stop in pairwise(ends)]
+
+
+def maps_of(edges: Mapping[str, int], held: Mapping[str, Sequence[int]]) -> dict[int, tuple[str, int]]:
+    """Return the module's name and the triple of each map, by its number: that of its edge, or for further
+    triples of one behind all edges.
+    """
+    count = 1 + max(edges.values(), default=0)
+    return {
+        edge + triple * count: (name, triple)
+        for name, edge in edges.items()
+        for triple, neurons in enumerate(held.get(name, (1,)))
+        if neurons
+    }
+
+
 Made = Callable[[int, str, Mapping[str, Any], str], MapOnShares]
-"""A function that makes the map of an edge: of its number, kind, attributes and name."""
+"""A function that makes a map: of its number, kind, attributes and name."""
 
 
 def opened(edge: int, kind: str, told: Mapping[str, Any], name: str) -> MapOnShares:
@@ -193,9 +243,19 @@ def opened(edge: int, kind: str, told: Mapping[str, Any], name: str) -> MapOnSha
     return Opened(kind, told, name)
 
 
-def put_on_shares(model: nn.Module, edges: Mapping[str, int], made: Made = opened) -> None:
-    """Let the modules named in `edges` compute as on shares while the model trains."""
-    for name, edge in edges.items():
+def put_on_shares(
+    model: nn.Module,
+    edges: Mapping[str, int],
+    made: Made = opened,
+    held: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Let the modules named in `edges` compute as on shares while the model trains.
+
+    `held` are the neurons of each triple, of what enters a module, by its name: of one triple, if it is not
+    named.
+    """
+    numbered = maps_of(edges, held or {})
+    for name in edges:
         module = model.get_submodule(name)
         told: dict[str, Any] = {}
         kind = "dense"
@@ -203,7 +263,9 @@ def put_on_shares(model: nn.Module, edges: Mapping[str, int], made: Made = opene
             kind = "depthwise" if maps.groups > 1 else "conv"
             told = {"kernel": maps.kernel_size, "stride": maps.stride, "dilation": maps.dilation}
             told["padding"] = _padding(maps)
-        of = made(edge, kind, told, name)
+        parts = [made(number, kind, told, name) for number, (each, _) in numbered.items() if each == name]
+        neurons = [n for n in (held or {}).get(name, ()) if n]
+        of = parts[0] if len(parts) == 1 else Divided(neurons, parts, depthwise=kind == "depthwise")
         module.forward = partial(_forward, model, module, module.forward, of)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,6 +45,8 @@ class Workload:
     least_rows: int = 1
     frozen: tuple[str, ...] = ()
     on_shares: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """The neurons of each triple, of what enters a module on shares, by its name."""
     integers: bool = False
     targets: TargetSpec = CLASSES
     unused: frozenset[str] = frozenset()

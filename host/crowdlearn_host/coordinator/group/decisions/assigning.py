@@ -7,7 +7,7 @@ from crowdlearn_host.coordinator.group.effects import Decision, Effects, Save, r
 from crowdlearn_host.coordinator.group.forming import Forming
 from crowdlearn_host.coordinator.group.group import Group, Reports
 from crowdlearn_host.coordinator.group.rotation import next_holders
-from crowdlearn_host.coordinator.group.seating import beyond, led
+from crowdlearn_host.planner.problem.seating import beyond, led
 
 
 def pause(group: Group, why: str) -> Effects:
@@ -21,8 +21,8 @@ def refill(group: Group) -> Effects:
     """Assign the same pieces to the same devices, and to others where these are gone."""
     able, dominator = group.able, group.schedule.dominator
     spares = sorted(able - set(group.holders), key=lambda d: (d in group.pace.slow, d))
-    here = group.apart([*spares, *(d for d in group.holders if d in able)], dominator)
-    holders = led(group.cut.takers, group.holders, here, dominator)
+    here = [*spares, *(d for d in group.holders if d in able)]
+    holders = led(group.cut.takers, group.holders, here, dominator, group.owners)
     if holders is not None:
         yield from assign(group, holders)
     elif (yield from choose_cut(group, dominator)):
@@ -33,24 +33,22 @@ def choose_cut(group: Group, dominator: int) -> Decision:
     """Take the division that the devices here can afford under this dominator; without one, pause. One into
     fewer pieces has to wait for the grace to pass.
     """
-    able = group.apart(sorted(group.able), dominator)
-    count, meeting = len(able), len(group.able) - len(able)
-    enough = [cut for cut in group.settings.cuts if len(cut) <= count]
-    fits = next((c for c in enough if led(c.takers, [-1] * len(c), able, dominator)), None)
+    able = sorted(group.able)
+    enough = [cut for cut in group.settings.cuts if len(cut) <= len(able)]
+    fits = next((c for c in enough if led(c.takers, [-1] * len(c), able, dominator, group.owners)), None)
     wanted = group.settings.cuts[0]
     if fits is None and enough:
         here = ", ".join(map(group.name, able))
-        yield from pause(
-            group, f"the devices that are here cannot afford the pieces within the plan's caps: {here}"
-        )
+        why = "the devices that are here cannot afford the pieces within the plan's caps"
+        if any(led(cut.takers, [-1] * len(cut), able, dominator) for cut in enough):
+            why = "the devices that are here make no triples of helpers of different owners (privacy.owners)"
+        yield from pause(group, f"{why}: {here}")
         return False
     patient = group.attendance.patient
     if fits is None or (patient and fits != wanted and len(fits) != len(group.cut)):
         gone = sorted(set(group.devices) - group.able)
         names = f"; missing: {', '.join(map(group.name, gone))}" if gone else ""
-        if meeting:
-            names = f", and {meeting} more whose owners (privacy.owners) have another among them{names}"
-        yield from pause(group, f"{len(wanted)} pieces need as many devices, {count} are here{names}")
+        yield from pause(group, f"{len(wanted)} pieces need as many devices, {len(able)} are here{names}")
         return False
     if fits != group.cut:
         yield record("resliced", pieces=len(fits))
@@ -66,8 +64,9 @@ def seat(group: Group) -> Effects:
         group.holders,
         group.cut.takers,
         len(group.layout),
-        set(group.apart(sorted(group.able), group.schedule.dominator)),
+        group.able,
         group.pace.slow,
+        group.owners,
     )
     if holders is not None:
         yield from assign(group, holders)
@@ -81,8 +80,7 @@ def swap_slow(group: Group) -> Effects:
         return
     leaving = slow[: len(spares)]
     able = [*spares, *(device for device in group.holders if device not in leaving)]
-    able = group.apart(able, group.schedule.dominator)
-    holders = led(group.cut.takers, group.holders, able, group.schedule.dominator)
+    holders = led(group.cut.takers, group.holders, able, group.schedule.dominator, group.owners)
     if holders is None:
         return
     for device in leaving:
