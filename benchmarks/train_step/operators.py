@@ -87,13 +87,16 @@ def apart(kinds: dict[bytes, str]) -> Iterator[None]:
         kinds[data] = "XNNPACK " + " ".join(names)
 
 
-def measured(pte: bytes, inputs: Sequence[torch.Tensor], kinds: Mapping[bytes, str]) -> list[dict[str, Any]]:
-    """One row an instruction of the program's first method, and one of the whole: operator, shapes of its
-    operands and results, milliseconds without those of an empty call. `kinds` are names of XNNPACK's parts,
-    by their bytes.
+def measured(
+    pte: bytes, inputs: Sequence[torch.Tensor], kinds: Mapping[bytes, str], method: str = ""
+) -> list[dict[str, Any]]:
+    """One row an instruction of a method, the program's first or that of this name, and one of the whole:
+    operator, shapes of its operands and results, milliseconds without those of an empty call. `kinds` are
+    names of XNNPACK's parts, by their bytes.
     """
     file = deserialize_pte_binary(pte)
-    plan = file.program.execution_plan[0]
+    plan = next(each for each in file.program.execution_plan if method in ("", each.name))
+    file.program.execution_plan = [plan]
     chain, whole, delegates = plan.chains[0], plan.chains[0].instructions, plan.delegates
     data = file.program.backend_delegate_data
     views = [i for i in whole if described(plan, i)[0].startswith(FREE)]
@@ -157,10 +160,13 @@ def _shapes(plan: ExecutionPlan, values: Sequence[int]) -> Iterator[str]:
             yield "x".join(map(str, sizes))
 
 
-def as_table(rows: Sequence[dict[str, Any]], floor: float) -> Table:
-    """The dearest operators one by one, then the sum of each kind."""
+def as_table(rows: Sequence[dict[str, Any]], floor: float | None = None) -> Table:
+    """The dearest operators one by one, then the sum of each kind; `floor` are the milliseconds of its
+    products alone.
+    """
     whole, parts = rows[0]["ms"], sorted(rows[1:], key=lambda row: -row["ms"])
-    table = Table(title=f"whole step {whole:.2f} ms; its products alone, in PyTorch, {floor:.2f} ms")
+    products = "" if floor is None else f"; its products alone, in PyTorch, {floor:.2f} ms"
+    table = Table(title=f"whole step {whole:.2f} ms{products}")
     for name in ("operator", "ms", "shapes"):
         table.add_column(name, justify="right" if name == "ms" else "left")
     for row in parts:

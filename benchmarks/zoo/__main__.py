@@ -209,7 +209,13 @@ def samples_of(x: Array, graph: NeuronGraph, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(x).long() if integers else torch.from_numpy(x).to(dtype)
 
 
-def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module, rate: float) -> Piece:
+def piece_of(
+    graph: NeuronGraph,
+    program: SliceProgram,
+    model: nn.Module,
+    rate: float,
+    executor: ExecuTorchExecutor | None = None,
+) -> Piece:
     """A device that holds the whole network, at its start."""
     arrays = arrays_of(graph, model.state_dict())
     layers: dict[int, dict[str, Any]] = {}
@@ -221,7 +227,7 @@ def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module, rate: 
             kept |= {f"{slot}/{spec.name}": np.zeros_like(arrays[spec.name]) for slot in slots}
     neurons = tuple((0, layer.neurons) for layer in graph.layers)
     state = PieceState(neurons, layers)
-    executor = ExecuTorchExecutor(program.pte)
+    executor = executor or ExecuTorchExecutor(program.pte)
     return Piece(program.manifest, executor, (neurons,), 0, state, 0, Pass(0, 1 << 30), rate, seed=0)
 
 

@@ -388,6 +388,29 @@ def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
             torch.testing.assert_close(parameter.grad.double(), due, rtol=1e-4, atol=1e-5)
 
 
+class Careful(nn.Module):
+    """A model that looks at values where nothing traces it, as those of transformers look at masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            assert bool((torch.arange(x.shape[1]) >= 0).all())
+        y = self.embedding(x).unsqueeze(1)
+        mixed = nn.functional.scaled_dot_product_attention(
+            y, y, y, attn_mask=None, dropout_p=0.0, is_causal=True, scale=None
+        )
+        return self.head(mixed[:, 0, -1])
+
+
+def test_what_looks_at_values_only_where_it_is_not_compiled_trains() -> None:
+    graph = whole_graph(Careful(), (5,))
+    program = export_slice(graph, [layer.neurons for layer in graph.layers], SGD, max_batch=4)
+    assert program.manifest.targets.are_classes
+
+
 @pytest.mark.parametrize(
     ("model", "sample", "words"),
     [

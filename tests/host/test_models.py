@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.named import build_model
+from crowdlearn_host.models.trainable import trainable
 
 MODEL = """
 from __future__ import annotations
@@ -53,3 +56,28 @@ def test_a_model_file_that_fails_leaves_no_module(tmp_path: Path):
     with pytest.raises(ConfigError, match="division by zero"):
         build_model(f"{tmp_path}/net.py:net", 0)
     assert not [name for name in set(sys.modules) - before if "net.py" in name]
+
+
+TASTE = """
+import torch
+from torch import nn
+
+class Taste(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.users, self.items, self.head = nn.Embedding(9, 4), nn.Embedding(9, 4), nn.Linear(8, 2)
+
+    def forward(self, user, item):
+        return self.head(torch.cat([self.users(user), self.items(item)], 1))
+"""
+
+
+def test_a_model_of_two_inputs_takes_them_as_rows_of_a_sample(tmp_path: Path) -> None:
+    (tmp_path / "taste.py").write_text(TASTE)
+    model = build_model(f"{tmp_path}/taste.py:Taste", 0)
+    samples = torch.tensor([[1, 2], [3, 4], [0, 8]])
+    joined = torch.cat([model.users(samples[:, 0]), model.items(samples[:, 1])], 1)
+    assert torch.equal(model(samples), model.head(joined))
+    assert trainable(model, make_loss("cross_entropy"), torch.zeros(2, 2), "taste", pieces=1).takes_codes
+    with pytest.raises(ValueError, match=r"takes 2 inputs \(user, item\), samples have 3 rows"):
+        model(torch.zeros(4, 3, dtype=torch.int64))

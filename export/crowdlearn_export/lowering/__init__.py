@@ -53,7 +53,8 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     """
     inputs = _symbolic(example, batched)
     functional = torch.func.functionalize(function, remove="mutations")
-    with sdpa_kernel(SDPBackend.MATH), own_gradients(), _Plain():
+    compiling = torch.compiler._compile_session_context()  # libraries branch on no values then
+    with compiling, sdpa_kernel(SDPBackend.MATH), own_gradients(), _Plain():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     if any(len(example[at]) > 1 and not _is_free(inputs[at].shape[0]) for at in batched):
         raise LoweringError(
@@ -101,15 +102,21 @@ class _Plain(TorchFunctionMode):
             return args[0].mean((-2, -1), keepdim=True)
         if func is torch.nn.functional.interpolate:
             return interpolate(*args, **(kwargs or {}))
-        unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale", "is_causal"}
-        if func is torch.nn.functional.scaled_dot_product_attention and unmasked:
-            return attention(*args, **(kwargs or {}))
+        if func is torch.nn.functional.scaled_dot_product_attention and len(args) == 3:
+            asked = {name: value for name, value in (kwargs or {}).items() if _asks(value)}
+            if asked.keys() <= {"scale", "is_causal"}:
+                return attention(*args, **asked)
         if func in MAX_POOLS and id(args[0]) in self._positive_parts:
             return torch.relu(func(self._positive_parts[id(args[0])][1], *args[1:], **(kwargs or {})))
         out = func(*args, **(kwargs or {}))
         if func in RELUS and out is not args[0]:
             self._positive_parts[id(out)] = out, args[0]
         return out
+
+
+def _asks(value: Any) -> bool:
+    """Return whether an option is given at all: no mask, no dropout and nothing to be done are defaults."""
+    return isinstance(value, Tensor) or bool(value)
 
 
 def _is_free(batch: int | torch.SymInt) -> bool:

@@ -154,7 +154,8 @@ def _key(whole: Whole, x: Tensor) -> str:
             scores, moved = whole.run(x, arrays, given[len(state) :], training=training)
             return (scores, *moved)
 
-        traced = make_fx(run, tracing_mode="real")(x, *state, *ones)
+        with torch.compiler._compile_session_context():  # libraries branch on no values then
+            traced = make_fx(run, tracing_mode="real")(x, *state, *ones)
         text.update(traced.code.encode())
         for name, constant in sorted(traced.named_buffers()):
             text.update(name.encode() + constant.detach().numpy().tobytes())
