@@ -17,6 +17,13 @@ quick = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.
 few = st.integers(1, 4)
 
 
+def test_index():
+    table = torch.arange(20).reshape(5, 4)
+    rows, at = torch.tensor([[0], [4], [2]]), torch.tensor([[1, -1]])
+    module = lower(lambda rows, table: table[rows, at], [rows, table], [0])
+    assert torch.equal(module(rows, table), table[rows, at])
+
+
 @pytest.mark.parametrize(("dim", "picked"), [(1, 1), (1, 3), (2, 2), (-1, 4)])
 def test_gather(dim, picked):
     sizes = {dim: picked} if dim > 0 else {2: picked}

@@ -49,6 +49,23 @@ def scatter_add(x: Tensor, dim: int, index: Tensor, added: Tensor) -> Any:
     return x
 
 
+def index(x: Tensor, indices: Sequence[Tensor | None]) -> Any:
+    """Compute aten.index of whole numbers along the first dimensions, as masks are read: rows of the tensor
+    [...], chosen by their number. Masks (bool) as indices have no lowering.
+    """
+    given = [each for each in indices if each is not None]
+    sizes = x.shape[1 : len(given)]
+    if len(given) < len(indices) or any(each.dtype is torch.bool for each in given):
+        return NotImplemented
+    if not all(isinstance(size, int) for size in sizes):
+        return NotImplemented
+    row, *others = given
+    for size, at in zip(sizes, others, strict=True):
+        row = row * size + at + (at < 0).to(at.dtype) * size
+    rows = torch.index_select(x.reshape(-1, *x.shape[len(given) :]), 0, row.reshape(-1))
+    return rows.reshape(*row.shape, *x.shape[len(given) :])
+
+
 def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
     """Compute aten.roll along dimensions of known size: the last part comes first. Tensors are of any shape
     [...].

@@ -73,6 +73,7 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.constant_pad_nd.default: parts.constant_pad,
         aten.roll.default: parts.roll,
         aten.scatter_add.default: parts.scatter_add,
+        aten.index.Tensor: parts.index,
         aten.slice_backward.default: parts.slice_backward,
         aten.select_backward.default: parts.select_backward,
     }
