@@ -29,7 +29,7 @@ def own_optimizer() -> Optimizer:
 
 @pytest.mark.parametrize("fall", SCHEDULERS)
 def test_the_rate_falls_from_epoch_to_epoch_as_torchs(fall: Any) -> None:
-    steps = {"step_epochs": 3, "step_factor": 0.2} if fall == "step" else {}
+    steps: dict[str, Any] = {"step_epochs": 3, "step_factor": 0.2} if fall == "step" else {}
     settings = settings_for(epochs=EPOCHS, learning_rate=RATE, fall=fall, **steps)
     own = own_optimizer()
     scheduler = SCHEDULERS[fall](own)
