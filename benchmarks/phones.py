@@ -78,7 +78,7 @@ def deaths(cycles: int) -> list[Row]:
 
 
 async def _die(home: Path) -> None:
-    with phones.running(1, home, programs=ECHO, preload=()) as (info,):
+    with phones.running(1, home, keys=[home / "key"], programs=ECHO, preload=()) as (info,):
         device = await AdbDevice.connect(info.serial, key=home / "key")
         deployment = RuntimeDeployment(device)
         await deployment.start()

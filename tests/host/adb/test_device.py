@@ -409,3 +409,20 @@ async def test_a_stream_that_is_given_up_ends_for_who_reads_it(device: AdbDevice
     assert await reading == b""
     with pytest.raises(FleetError, match="closed during a write"):
         await stream.write(b"y")
+
+
+async def test_a_socket_that_is_taken_over_or_closed_at_once_leaves_no_file_open(device: AdbDevice) -> None:
+    """What carries its bytes has not begun by then."""
+    before = len(os.listdir("/proc/self/fd"))
+    for take_over in (False, True):
+        sock = await device.open_socket("shell:cat")
+        transport = device.transport_of(sock) if take_over else None
+        sock.close()
+        if transport is not None:
+            transport.abort()
+        else:
+            (carrying,) = device._tasks
+            carrying.cancel()
+        await asyncio.gather(*device._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -329,6 +329,8 @@ class Pump:
 
     def start(self) -> asyncio.Task[None]:
         self._task = asyncio.get_running_loop().create_task(self.pump())
+        # Not in `pump` itself: nothing of a task runs that is cancelled before it begins.
+        self._task.add_done_callback(lambda _: self._close())
         return self._task
 
     def detach(self) -> None:
@@ -344,9 +346,11 @@ class Pump:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
-            if not self._detached:
-                self.stream.abort()
-            self._sock.close()
+
+    def _close(self) -> None:
+        if not self._detached:
+            self.stream.abort()
+        self._sock.close()
 
     async def _to_stream(self) -> None:
         loop = asyncio.get_running_loop()
