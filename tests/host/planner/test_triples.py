@@ -16,14 +16,15 @@ import torch
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.errors import InfeasiblePlan, PlanError
+from crowdlearn_host.errors import ConfigError, InfeasiblePlan, PlanError
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.helpers import with_helper_layers
-from crowdlearn_host.planner.plan import GroupPlan, Turn
+from crowdlearn_host.planner.plan import GroupPlan, Turn, save_plan
 from crowdlearn_host.planner.triples.needs import Network, over
 from crowdlearn_host.planner.triples.planned import owners_of, traffic
 from crowdlearn_host.planner.triples.sent import Held
 from crowdlearn_host.planner.triples.turns import turns_of
+from crowdlearn_host.privacy.audit.targets import prepared_of
 from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.runs.planned import NetworkPlan, PlanRequest, plan_network
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -243,6 +244,14 @@ def test_triples_are_as_few_as_caps_allow_and_divide_no_map_without_need() -> No
         assert all(piece.macs <= cap for piece in plan.pieces[1:])
         assert plan.certificate is not None
         assert plan.certificate.optimal
+
+
+def test_plans_with_noise_are_audited_by_their_runs(tmp_path: Path) -> None:
+    kinds = {"name": "phone", "count": 4, "samples": 100}
+    request = PlanRequest(MODEL, (64,), batch=32, sums="shares", private=True)
+    save_plan(plan_network(request, fleet(kinds)).plan, tmp_path / "plan.json")
+    with pytest.raises(ConfigError, match="does not tell how much; audit its run"):
+        prepared_of(tmp_path / "plan.json", "digits", MODEL, lambda what: None)
 
 
 def test_a_helped_dominator_computes_next_to_nothing() -> None:

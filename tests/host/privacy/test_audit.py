@@ -115,7 +115,7 @@ def two_triples(case: Case) -> list[Finding]:
 
 
 def test_a_helper_of_each_triple_together_learn_no_more_than_one(two_triples: list[Finding]) -> None:
-    together = [f for f in two_triples if f.role == "2 helpers of as many triples"]
+    together = [f for f in two_triples if f.role == "a helper of each triple"]
     assert {"shares of activations", "shares of errors"} <= {f.attack.rpartition(", ")[2] for f in together}
     for found in [*together, *(f for f in two_triples if f.role == "helper")]:
         assert (found.psnr or 0) <= (found.prior_psnr or 0) + 0.5, found.attack

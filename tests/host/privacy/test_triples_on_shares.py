@@ -15,9 +15,13 @@ from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.index_space import unflatten
+from crowdlearn_host.planner.plan import save_plan
+from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.privacy.audit.case import first_moment, recipe_of
 from crowdlearn_host.privacy.audit.rehearsal import Recipe, rehearse
+from crowdlearn_host.privacy.audit.targets import prepared_of
 from crowdlearn_host.runs.checks.checked import check
+from crowdlearn_host.runs.planned import PlanRequest, plan_network
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.simulation.learners.group import GroupModel
 from crowdlearn_host.simulation.learners.workload import Pass
@@ -181,9 +185,19 @@ def test_triples_that_cannot_be_are_refused_with_what_can() -> None:
         check(spec(), devices=6)
 
 
-def test_plans_of_other_pieces_are_refused(prepared: Prepared, tmp_path: Path) -> None:
-    from crowdlearn_host.planner.plan import save_plan
+def test_a_plan_on_shares_is_prepared_for_an_audit_as_it_runs(tmp_path: Path) -> None:
+    fleet = Fleet.model_validate(
+        {"class": [{"name": "a", "count": 4, "samples": 90, "macs_per_second": 1e9}]}
+    )
+    request = PlanRequest("mlp:64-9-6-10", (64,), batch=48, sums="shares", first_layer="shared")
+    save_plan(plan_network(request, fleet).plan, tmp_path / "plan.json")
+    found, _ = prepared_of(tmp_path / "plan.json", "digits", request.model, lambda what: None)
+    assert (found.config.privacy.sums, found.config.privacy.first_layer) == ("shares", "shared")
+    assert found.config.training.batch == 48
+    assert found.plan.groups[0].turns[0].devices[0] == "a-1"
 
+
+def test_plans_of_other_pieces_are_refused(prepared: Prepared, tmp_path: Path) -> None:
     pieces = list(prepared.plan.pieces)
     layer = next(k for k, n in enumerate(pieces[4].owned) if n)
     (start, middle), (_, stop) = pieces[4].neurons[layer], pieces[5].neurons[layer]

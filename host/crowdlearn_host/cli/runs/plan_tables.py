@@ -73,13 +73,16 @@ def _pieces(planned: NetworkPlan) -> Table:
 
 
 def _triples(planned: NetworkPlan) -> Table:
-    """Return the table of turns on shares: who is dominator, and who helps."""
+    """Return the table of turns on shares: who is dominator, and who helps, triple after triple."""
+    from crowdlearn_device.privacy.shares.replicated import HELPERS
+
     table = Table(title="turns")
     for column in ("group", "dominator", "helpers"):
         table.add_column(column)
     for number, group in enumerate(planned.plan.groups):
         for turn in group.turns[:MOST_TURNS]:
-            table.add_row(str(number), turn.devices[0], ", ".join(turn.devices[1:]))
+            helpers = [turn.devices[k : k + HELPERS] for k in range(1, len(turn.devices), HELPERS)]
+            table.add_row(str(number), turn.devices[0], "; ".join(map(", ".join, helpers)))
         if len(group.turns) > MOST_TURNS:
             table.add_row(str(number), f"and {len(group.turns) - MOST_TURNS} more", "in the saved plan")
     return table

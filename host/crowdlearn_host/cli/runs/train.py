@@ -97,6 +97,8 @@ def _watched(run: Path, console: Console, *, wanted: bool) -> Iterator[None]:
 
 def _checked(settings: RunSpec, folder: Path, console: Console, key: Path | None) -> dict[str, Any]:
     """Look at a run before anything is exported, and print what would be trained."""
+    from crowdlearn_host.planner.plan import read_plan  # imports torch
+
     doubts: list[crowdlearn.Event] = []
     with Working(console, "checking model, data and devices"):
         devices = crowdlearn.check(settings, folder, listeners=[doubts.append], key=key)
@@ -105,10 +107,12 @@ def _checked(settings: RunSpec, folder: Path, console: Console, key: Path | None
     console.print(
         f"{settings.name}: the description, the model, the data and {devices} devices fit", soft_wrap=True
     )
-    pieces = settings.group.pieces or 0
-    if pieces:
-        told = settings.privacy.recovery(pieces, devices // settings.group.groups)
-        console.print(f"the piece of a lost device comes back {told}", soft_wrap=True)
+    pieces, groups = settings.group.pieces, settings.group.groups
+    if settings.group.plan is not None:
+        plan = read_plan(settings.group.plan)
+        pieces, groups = len(plan.pieces), len(plan.groups) or groups
+    told = settings.privacy.recovery(pieces, devices // groups)
+    console.print(f"the piece of a lost device comes back {told}", soft_wrap=True)
     return {"run": str(folder), "devices": devices, "trains": True}
 
 

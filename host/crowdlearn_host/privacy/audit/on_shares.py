@@ -257,7 +257,7 @@ class _OnShares:
     ) -> None:
         self._case, self._mode, self._maps = case, mode, maps
         self._triples = sorted({triple for _, triple in maps.values()})
-        self._roles = "helper", f"{len(self._triples)} helpers of as many triples"
+        self._roles = "helper", "a helper of each triple"
         self._epochs, self._own, self._candidates = epochs, own, candidates
         self._batch, self._quick = batch, quick
         self._n = len(case.recipe.plan.pieces)

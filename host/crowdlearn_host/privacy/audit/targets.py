@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from crowdlearn_export.graph.weights import arrays_of
 
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.plan import read_plan
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.provenance import load_kept
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -37,7 +39,7 @@ def prepared_of(
     else:
         if model is None:
             raise ConfigError(f"{target}: a plan needs the name of its model; add --model")
-        values = {"data": data, "model": model, "group": {"plan": str(target)}}
+        values = {"data": data, "model": model, "group": {"plan": str(target)}, **_terms(target)}
         config = parse_config(values, RunSpec, "the command line")
     fields = config.training.model_copy(update={"kernels": "by_size"})
     config = config.model_copy(update={"training": fields, "fleet": type(config.fleet).model_validate({})})
@@ -47,3 +49,18 @@ def prepared_of(
         moment = Moment(arrays_of(prepared.graph, state, prepared.plan.order), moment.slots)
         prepared.model.load_state_dict(state)
     return prepared, moment
+
+
+def _terms(target: Path) -> dict[str, Any]:
+    """Return what runs with a plan have to set: of a plan on shares, these and its mini-batches. Raises
+    ConfigError if the plan is for noise, of which it does not tell how much.
+    """
+    plan = read_plan(target)
+    if not plan.shares or plan.training is None:
+        return {}
+    if plan.training.private:
+        raise ConfigError(f"{target} is for steps with noise, and does not tell how much; audit its run")
+    return {
+        "training": {"batch": plan.training.batch},
+        "privacy": {"sums": "shares", "first_layer": plan.shares},
+    }
