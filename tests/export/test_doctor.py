@@ -1,5 +1,7 @@
 """The doctor tells what a model can do before it is exported."""
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,16 @@ def test_what_trains_only_together_trains():
     assert report.compiles == ""
     assert report.exact
     assert all(module.trains for module in report.modules)
+
+
+def test_what_freezing_saves_is_told_in_numbers():
+    model = nn.Sequential(nn.Linear(6, 5).requires_grad_(False), nn.Tanh(), nn.Linear(5, 3))
+    told = json.loads(json.dumps(asdict(diagnose(model, torch.randn(4, 6)))))["frozen"]
+    assert told["weights"] == [18, 53]
+    halved = told["halved"]
+    assert (halved["bytes"], halved["float_bytes"], halved["samples"]) == (60, 120, 4)
+    assert 0 < halved.pop("difference") < 1e-2
+    assert set(halved) == {"frozen_as", "bytes", "float_bytes", "samples"}
 
 
 def test_the_module_that_cannot_be_trained_is_named():

@@ -128,12 +128,13 @@ def test_what_rounding_costs_is_told() -> None:
     x = torch.randn(16, *sample)
     before = model.eval()(x)
     model.train()
-    held = held_frozen(graph, model, HALF, x)
-    assert held is not None
-    assert held.float_bytes == 2 * held.bytes
+    held, rounding = held_frozen(graph, model, HALF, x)
+    assert held.frozen_as == HALF
+    assert rounding is not None
+    assert rounding.float_bytes == 2 * rounding.bytes
     after = model.eval()(x)
     difference = float((after - before).abs().max() / before.abs().max())
-    assert held.difference == pytest.approx(difference)
-    assert 0 < held.difference < 5e-3
-    assert f"differ by at most {difference:.0e}" in str(held)
-    assert held_frozen(graph, model, "float32", x) is None
+    assert rounding.difference == pytest.approx(difference)
+    assert 0 < rounding.difference < 5e-3
+    assert f"differ by at most {difference:.0e}" in str(rounding)
+    assert held_frozen(graph, model, "float32", x) == (graph, None)

@@ -26,7 +26,7 @@ from crowdlearn_export.tracing.trace import trace
 from crowdlearn_export.tracing.unchanging import check_unchanging
 from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
-from .held_frozen import HeldFrozen, held_frozen
+from .held_frozen import Rounding, held_frozen
 from .module_reports import ModuleReport, in_words, module_reports, why_not
 from .train_step_parity import Objective, gradient_errors, step_of
 from .verdict import notes, trainable_graph
@@ -44,7 +44,7 @@ class Savings:
     weights: tuple[int, int]
     macs: tuple[int, int]
     errors: tuple[int, int]
-    halved: HeldFrozen | None = None
+    halved: Rounding | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _savings(model: nn.Module, inputs: Tensor) -> Savings | None:
         return None
     halved = None
     with suppress(UnsupportedModule):  # no weights but biases and norms, or one that is too large
-        halved = held_frozen(graph, copied(model), "float16", inputs)
+        _, halved = held_frozen(graph, copied(model), "float16", inputs)
     return Savings(
         (graph.parameters, thawed.parameters),
         (graph.training_macs, thawed.training_macs),

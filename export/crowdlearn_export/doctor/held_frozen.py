@@ -16,12 +16,11 @@ from crowdlearn_export.tracing.copies import copied
 
 
 @dataclass(frozen=True)
-class HeldFrozen:
-    """A graph whose frozen weights devices hold as `frozen_as`, in `bytes` in place of `float_bytes`.
-    `difference` is the largest one between scores of `samples` samples, over the largest score.
+class Rounding:
+    """The rounding of frozen weights, which devices hold as `frozen_as`, in `bytes` in place of
+    `float_bytes`. `difference` is the largest one between scores of `samples` samples, over the largest.
     """
 
-    graph: NeuronGraph
     frozen_as: FrozenAs
     bytes: int
     float_bytes: int
@@ -37,14 +36,14 @@ class HeldFrozen:
 
 def held_frozen(
     graph: NeuronGraph, model: nn.Module, frozen_as: FrozenAs, samples: Tensor
-) -> HeldFrozen | None:
-    """Round the frozen weights of a model to the type in which devices hold them; return what that does to
-    the scores of `samples` [B, ...]. None if they are held as they are.
+) -> tuple[NeuronGraph, Rounding | None]:
+    """Round the frozen weights of a model to the type in which devices hold them. Return the graph that says
+    so, and what that does to the scores of `samples` [B, ...]; None if they are held as they are.
 
     Raises UnsupportedModule if there are none, or one is too large for the type.
     """
     if frozen_as == "float32":
-        return None
+        return graph, None
     before = _scores(model, samples)
     held = hold_frozen(graph, model, frozen_as)
     after = _scores(model, samples)
@@ -53,8 +52,7 @@ def held_frozen(
         for spec in array_specs(held)
         if spec.dtype == frozen_as
     ]
-    return HeldFrozen(
-        held,
+    return held, Rounding(
         frozen_as,
         sum(each * numbers for each, numbers in sizes),
         sum(FLOAT * numbers for _, numbers in sizes),

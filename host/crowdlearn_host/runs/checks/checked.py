@@ -87,8 +87,10 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     splits = splits_of(config)
     network = _network(config, splits.sample)
     _check_settings(config, network, splits.sample)
-    held = held_frozen(network.graph, network.model, config.training.frozen, _some(splits, network))
-    network = network if held is None else replace(network, graph=held.graph)
+    graph, rounding = held_frozen(
+        network.graph, network.model, config.training.frozen, _some(splits, network)
+    )
+    network = replace(network, graph=graph)
     splits = splits.mapped(network.with_targets)
     graph, plan = _divided(config, network.graph)
     if devices is not None:
@@ -111,7 +113,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         splits.train,
         splits.validation,
         splits.given,
-        str(held or ""),
+        str(rounding or ""),
         clipping_doubt(graph) if config.privacy.private and config.privacy.sums != "shares" else "",
     )
 
