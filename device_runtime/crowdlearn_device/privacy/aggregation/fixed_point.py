@@ -37,7 +37,7 @@ class FixedPoint:
         if not most <= self.largest:
             raise AggregationError(
                 f"a weight of {most:.3g} does not fit a secure sum of {self.terms} devices (at most "
-                f"{self.largest:.3g}): training has diverged, or sharing.fraction must be less"
+                f"{self.largest:.3g}): training has diverged; lower training.learning_rate"
             )
         scaled = np.rint(values.astype(np.float64) * (1 << self.fraction)).astype(np.int64)
         return scaled.astype(np.uint32)  # modulo 2^32
