@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, inf, prod
 
 from crowdlearn_device.privacy.dp.draws import most_drawn
@@ -68,9 +69,13 @@ class Network:
             self.graph, first_layer=self.first_layer, private=self.training.private, held=named
         )
 
-    def floats(self, layer: int) -> int:
-        """Return floats of weights that a neuron of a layer keeps."""
-        return sum(prod(spec.shape) for spec in array_specs(self.helped) if spec.layer == layer)
+    @cached_property
+    def floats(self) -> Mapping[int, int]:
+        """Return floats of weights that a neuron of each layer keeps."""
+        found = dict.fromkeys(range(len(self.helped.layers)), 0)
+        for spec in array_specs(self.helped):
+            found[spec.layer] += prod(spec.shape)
+        return found
 
     def ends(self, layer: int, neurons: int) -> tuple[int, int]:
         """Return floats of a sample that enter and leave the map of so many neurons of a helper layer."""
@@ -87,14 +92,14 @@ class Network:
             for layer in graph.layers
         )
         own = [layer.index for layer in self.helped.layers if layer.index not in self.layers]
-        state = sum(self.floats(layer) * self.helped.layers[layer].neurons for layer in own)
+        state = sum(self.floats[layer] * self.helped.layers[layer].neurons for layer in own)
         kept = 2 * sum(layer.neurons * (layer.sum_floats + layer.output_floats) for layer in graph.layers)
         ends = [self.ends(layer, neurons) for of in held for layer, neurons in of.items()]
         shared, widest = (4 if private else 3) * sum(map(sum, ends)), max(map(max, ends))
         memory = PROCESS_BYTES + FLOAT * copies * state  # weights, what the optimizer keeps, gradients
         memory += FLOAT * self.rows * (kept + shared + (MESSAGES + HELPERS) * widest)
         if private:  # each map's noise, and three parts of its gradient
-            maps = sum(self.floats(layer) * neurons for of in held for layer, neurons in of.items())
+            maps = sum(self.floats[layer] * neurons for of in held for layer, neurons in of.items())
             memory += FLOAT * (1 + HELPERS) * maps
         sent = mini_batch_bytes(self.helped, self.rows, held, private=private).by_dominator
         return Needs(self.cost(held).dominator_macs + local, memory, sent / self.training.batch)
@@ -102,7 +107,7 @@ class Network:
     def of_helper(self, of: Mapping[int, int]) -> Needs:
         """Return what each helper of a triple needs."""
         training, rows = self.training, self.rows
-        floats = {layer: neurons * self.floats(layer) for layer, neurons in of.items()}
+        floats = {layer: neurons * self.floats[layer] for layer, neurons in of.items()}
         ends = {layer: self.ends(layer, neurons) for layer, neurons in of.items()}
         kept = (2 + len(training.slots)) + (HELPERS + 1)  # its state with its own third, opened gradients
         pairs = 2 * rows * sum(map(sum, ends.values()))

@@ -69,7 +69,7 @@ def prices_of(network: Network, fleet: Fleet) -> dict[int, Price]:
     copies = FLOAT * len(kinds_of(training.slots, rank=ranked))
     layers = [(layer,) for layer in range(len(helped.layers))]
     around = state_overhead(helped, layers, slots=training.slots, ranked=ranked).moved
-    whole, found = network.of_dominator(network.whole), {}
+    found = {}
 
     def sent(held: Held) -> float:
         of = {
@@ -100,16 +100,17 @@ def prices_of(network: Network, fleet: Fleet) -> dict[int, Price]:
         def end(k: int, which: int, layer: int = layer) -> float:
             return FLOAT * network.ends(layer, k)[which]
 
-        floats = Line(FLOAT * network.floats(layer), 0.0)
+        floats = Line(FLOAT * network.floats[layer], 0.0)
         entering, leaving = (line(lambda k, which=which: end(k, which), n) for which in (0, 1))  # type: ignore[misc]
         both = entering.plus(leaving)
         kept = (2 + len(training.slots)) + (HELPERS + 1)
         few = HELPERS if n >= 2 * HELPERS else 0
-        split = network.of_dominator(({**network.whole[0], layer: n - few}, {layer: few})) if few else whole
+        alone = network.of_dominator(({layer: n},))
+        split = network.of_dominator(({layer: n - few}, {layer: few})) if few else alone
         found[layer] = Price(
             neurons=n,
             sent=line(lambda k, layer=layer: sent(({layer: k},)) - keys, n),  # type: ignore[misc]
-            moved=Line(copies * network.floats(layer), around[layer]),
+            moved=Line(copies * network.floats[layer], around[layer]),
             loads={
                 "compute": line(compute, n),
                 "memory": Line(0.0, 0.0).plus(floats, kept).plus(both, 2 * rows),
@@ -120,6 +121,6 @@ def prices_of(network: Network, fleet: Fleet) -> dict[int, Price]:
                 Line(0.0, 0.0).plus(of, MESSAGES * times)
                 for of, times in ((entering, rows), (leaving, rows), (floats, 1))
             ),
-            further=Needs(*(getattr(split, name) - getattr(whole, name) for name in UNITS)),
+            further=Needs(*(getattr(split, name) - getattr(alone, name) for name in UNITS)),
         )
     return found
