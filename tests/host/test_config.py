@@ -142,6 +142,21 @@ def told(values: dict[str, Any], kind: type[Any]) -> str:
     return ""
 
 
+@pytest.mark.parametrize(
+    ("kind", "sharing", "words"),
+    [
+        (RunSpec, {"wait": 2.0}, "sharing.wait is for secure sums"),
+        (RunSpec, {"secure": True, "clip": 2.0}, "sharing.clip bounds moves that get noise"),
+        (SimulationConfig, {"clip": 2.0}, "sharing.clip bounds moves that get noise"),
+        (SimulationConfig, {"noise": 1.0}, "sharing.noise lies in secure sums"),
+    ],
+)
+def test_options_of_sums_that_are_not_asked_for_are_refused(
+    kind: type[Any], sharing: dict[str, Any], words: str
+) -> None:
+    assert words in told({**BEGUN[kind], "sharing": sharing}, kind)
+
+
 @pytest.mark.parametrize("kind", BEGUN)
 def test_odd_values_of_any_key_are_taken_or_refused_in_words(kind: type[Any]) -> None:
     for *tables, key in dict.fromkeys(places(kind)):

@@ -22,7 +22,7 @@ from crowdlearn_host.common.toml_files import (
     located,
 )
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.methods.secure_sharing import check_norm_bound, check_secure
+from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
@@ -89,6 +89,10 @@ class GroupSection(Section):
         return self
 
 
+WAIT = 3.0
+"""The time for slow groups before a secure sum, as a multiple of that of the others, by default."""
+
+
 class SharingSection(SharedWeightsSection):
     """Sharing between groups, which wait for each other only if it is `secure` or `synchronous`. With the
     latter a run repeats exactly. Without it a secure sum for which enough groups have come waits for others
@@ -99,7 +103,7 @@ class SharingSection(SharedWeightsSection):
     """
 
     synchronous: bool = False
-    wait: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    wait: float = Field(default=WAIT, ge=0, allow_inf_nan=False)
     audit: Literal["none", "norms", "losses"] = "norms"
 
 
@@ -309,14 +313,9 @@ class RunSpec(Description):
     def _sums_fit(self) -> Self:
         sharing = self.sharing
         check_no_noise(self.training.augment, private=self.privacy.private)
-        if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
-            raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
-        if sharing.norm_bound is not None:
-            check_norm_bound(
-                all_weights=sharing.secure and sharing.theta == 1,
-                noise=sharing.noise is not None,
-                private=self.privacy.private,
-            )
+        sharing.check_sums(private=self.privacy.private)
+        if sharing.wait != WAIT and not sharing.secure:
+            raise ValueError("sharing.wait is for secure sums: set sharing.secure, or leave it out")
         if sharing.audit == "losses" and self.data is None:
             raise ValueError(
                 'sharing.audit = "losses" takes samples of the host: give data, or audit = "norms"'

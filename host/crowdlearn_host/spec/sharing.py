@@ -8,6 +8,7 @@ from crowdlearn_device.privacy.aggregation.projection import LARGEST_BOUND
 from pydantic import Field
 
 from crowdlearn_host.common.toml_files import Section
+from crowdlearn_host.methods.secure_sharing import check_norm_bound
 
 
 class SharedWeightsSection(Section):
@@ -34,3 +35,13 @@ class SharedWeightsSection(Section):
     noise: float | None = Field(default=None, gt=0)
     norm_bound: float | None = Field(default=None, gt=0, le=LARGEST_BOUND)
     combine: Literal["mean", "trimmed", "median"] = "mean"
+
+    def check_sums(self, *, private: bool) -> None:
+        """Raise ValueError if an option is of sums that are not asked for; `private` training is DP-SGD."""
+        if self.noise is not None and not (self.secure and self.theta == 1):
+            raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
+        if self.noise is None and self.clip != 1:
+            raise ValueError("sharing.clip bounds moves that get noise: set sharing.noise, or leave it out")
+        if self.norm_bound is not None:
+            all_weights, noise = self.secure and self.theta == 1, self.noise is not None
+            check_norm_bound(all_weights=all_weights, noise=noise, private=private)

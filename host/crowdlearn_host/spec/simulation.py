@@ -10,7 +10,7 @@ from crowdlearn_host.common.toml_files import Description, Location, Section
 from crowdlearn_host.methods.base import SharingStrategy
 from crowdlearn_host.methods.registry import STRATEGIES
 from crowdlearn_host.methods.round_schedule import renews
-from crowdlearn_host.methods.secure_sharing import check_norm_bound, check_secure
+from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
@@ -150,14 +150,7 @@ class SimulationConfig(Description):
     def _privacy_fits(self) -> SimulationConfig:
         training, sharing = self.training, self.sharing
         check_no_noise(training.augment, private=self.privacy.private)
-        if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
-            raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
-        if sharing.norm_bound is not None:
-            check_norm_bound(
-                all_weights=sharing.secure and sharing.theta == 1,
-                noise=sharing.noise is not None,
-                private=self.privacy.private,
-            )
+        sharing.check_sums(private=self.privacy.private)
         if sharing.secure and sharing.enabled:
             if self.method != "slicenet":
                 raise ValueError("sharing.secure sums what groups share: set method = 'slicenet'")
