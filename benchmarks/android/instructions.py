@@ -1,9 +1,10 @@
 """The instructions of a training step on Android's own ExecuTorch library: ARM's beside x86-64's.
 
-    python -m benchmarks.android.instructions [--quick] [--json FILE]
+    python -m benchmarks.android.instructions [--quick] [--models mlp,cnn] [--json FILE]
 
-A plugin of QEMU counts what either library executes, on one thread; a step is the difference between two
-steps and one, so that loading counts for nothing. Instructions are no time: how long one takes, and what
+A plugin of QEMU counts what either library executes, on one thread; a step is the difference between many
+steps and one, so that loading counts for nothing. Threads that wait before they are ended count at random, a
+million or two: a part of that, among so many steps. Instructions are no time: how long one takes, and what
 memory costs, only a phone tells. A phone's library chooses XNNPACK's kernels by the name of the core. QEMU
 tells none, so that ARM's are those for any core with the same instructions. Ends with exit code 1 where
 something is missing that counting needs.
@@ -41,10 +42,14 @@ CORES = {"android-arm64": ("cortex-a53", "cortex-a76"), "android-x86_64": ("max"
 (AVX2, not AVX-512).
 """
 
+MOST, ENOUGH = 40, 400_000_000
+"""Steps beside the first one, and instructions of all of them, at most."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.android.instructions")
     parser.add_argument("--quick", action="store_true", help="the MLP alone")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
     libraries, missing = {}, []
@@ -54,7 +59,8 @@ def main() -> int:
             libraries[name] = library, counting_plugin(library)
         except Missing as reason:
             missing.append(f"{name}: {reason}")
-    rows = [row for model in (QUICK if options.quick else MODELS) for row in counted(model, libraries)]
+    models = QUICK if options.quick else options.models.split(",")
+    rows = [row for model in models for row in counted(model, libraries)]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(as_table(rows), machine(), sep="\n")
     for told in missing:
@@ -83,15 +89,18 @@ def counting_plugin(library: AndroidLibrary) -> Path:
 
 def instructions_of(library: AndroidLibrary, plugin: Path, core: str, pte: bytes, inputs: Arrays) -> int:
     """Return how many instructions one execution of every method takes on `inputs` (METHOD/in0 and so on)."""
-    told = []
-    for times in (1, 2):
+
+    def executed(times: int) -> int:
         with tempfile.NamedTemporaryFile(prefix="crowdlearn-") as file:
             emulator = (QEMU[library.name], "-cpu", core, "-plugin", f"{plugin},out={file.name}")
             sysroot = library.command[1:-1]
             counting = AndroidLibrary(library.name, (*emulator, *sysroot, library.command[-1]))
             counting.run(pte, inputs, times)
-            told.append(int(Path(file.name).read_text()))
-    return told[1] - told[0]
+            return int(Path(file.name).read_text())
+
+    once = executed(1)
+    more = max(1, min(MOST, ENOUGH // max(executed(2) - once, 1)))
+    return (executed(1 + more) - once) // more
 
 
 def counted(model: str, libraries: dict[str, tuple[AndroidLibrary, Path]]) -> list[dict[str, Any]]:
