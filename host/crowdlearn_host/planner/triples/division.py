@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 from crowdlearn_device.privacy.shares.replicated import HELPERS
 
@@ -21,6 +22,7 @@ from .needs import UNITS, Needs, limits
 from .prices import FIXED, Line, Price
 from .sent import Held
 
+Missing = Literal["infeasible", "not found in time"]
 MOVES = 2
 """Moves in an epoch of a third whose helper has samples."""
 
@@ -53,9 +55,9 @@ class Divider:
 
     def divide(
         self, triples: int, *, seconds: float, room: float = 0.0, elastic: bool = False
-    ) -> Division | None:
-        """Return the division of least bytes, or if `elastic` of least stretched caps. It is None if there is
-        none, or if none is found in time. `room` is a part of each cap that stays free.
+    ) -> Division | Missing:
+        """Return the division of least bytes, or if `elastic` of least stretched caps; or why there is none.
+        `room` is a part of each cap that stays free.
         """
         made = _Program(self._kinds, self._groups, self._prices, triples)
         made.hold()
@@ -64,7 +66,9 @@ class Divider:
             made.feed(self._dominator)
         made.help(elastic=elastic)
         answer = made.program.solve(seconds=seconds)
-        return made.read(answer) if answer.values else None
+        if not answer.values:
+            return "infeasible" if answer.infeasible else "not found in time"
+        return made.read(answer)
 
 
 class _Program:

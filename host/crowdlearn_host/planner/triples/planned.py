@@ -170,8 +170,8 @@ class _Search:
         for room in (0.0, ROOM):
             seconds = max(self._deadline.left / 2, 1.0)
             division = self._divider.divide(triples, seconds=seconds, room=room)
-            if division is None:
-                return None, inf if self._deadline.left > 0 else bound
+            if not isinstance(division, Division):
+                return None, bound if room or division == "not found in time" else inf
             held = division.held
             if not room:
                 settled = self._traffic(held, self._settled(triples))
@@ -231,7 +231,7 @@ class _Search:
         told: list[tuple[float, list[str]]] = []
         for triples in range(1, self._most + 1):
             division = self._divider.divide(triples, seconds=EXPLAINING, elastic=True)
-            if division is not None:
+            if isinstance(division, Division):
                 kinds = {kind.name: kind for kind in self._fleet.classes}
                 grown = [(kinds[kind], name, needed) for kind, name, needed in division.stretched]
                 ways = [f"{stretched(kind, name, needed)} as helper" for kind, name, needed in grown]
