@@ -183,14 +183,14 @@ class LightDevice:
         over = self._step == assign.pass_end
         if assign.piece == 0:
             self.trained[self._step] = self.trained.get(self._step, 0) + 1
-            told = pb.Progress(
+            message = pb.Progress(
                 generation=assign.generation,
                 boundary=self._step,
                 rows=1,
                 pass_done=over,
                 metrics=pb.Metrics(rows=1, loss=1.0),
             )
-            self._say(progress=told)
+            self._say(progress=message)
         if over:
             snapshot = pb.Snapshot(
                 generation=assign.generation,

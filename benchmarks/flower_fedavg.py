@@ -91,7 +91,7 @@ def main() -> None:
     folder, rounds, cores, client = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     work = workload(folder)
     test_inputs = torch.from_numpy(np.array(work["test_inputs"]))
-    told: list[dict[str, float]] = []
+    measured: list[dict[str, float]] = []
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
         model = work["model"]
@@ -101,7 +101,7 @@ def main() -> None:
         with torch.no_grad():
             guesses = model(test_inputs).argmax(1).numpy()
         accuracy = float((guesses == work["test_labels"]).mean())
-        told.append({"time": time.time(), "accuracy": accuracy})
+        measured.append({"time": time.time(), "accuracy": accuracy})
         return MetricRecord({"accuracy": accuracy})
 
     server_app = ServerApp()
@@ -127,4 +127,4 @@ def main() -> None:
             "init_args": {"num_cpus": cores},
         },
     )
-    (Path(folder) / "flower.json").write_text(json.dumps(told))
+    (Path(folder) / "flower.json").write_text(json.dumps(measured))

@@ -183,8 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 run = folder / f"{turn}-{number}"
                 found[name_of].append(measure(run, folder / "data", way, PIECES * mini_batches))
     rows: list[dict[str, Any]] = [
-        {"way": way, **{key: statistics.median(row[key] for row in told) for key in told[0]}}
-        for way, told in found.items()
+        {"way": way, **{key: statistics.median(row[key] for row in costs) for key in costs[0]}}
+        for way, costs in found.items()
     ]
     usual = next(row["cpu_us_per_sample"] for row in rows if row["way"] == DEFAULT)
     for row in rows:

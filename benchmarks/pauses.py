@@ -77,14 +77,14 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-c", MAIN, "train", str(config), "--run", str(run)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        told: dict[str, float] = {}
+        fields: dict[str, float] = {}
         began = None
         try:
             while process.poll() is None and (began is None or time.monotonic() - began < seconds):
                 time.sleep(LOOK_SECONDS)
                 with suppress(OSError):
-                    told = asked(port)
-                if began is None and told.get("crowdlearn_samples_total"):
+                    fields = asked(port)
+                if began is None and fields.get("crowdlearn_samples_total"):
                     began = time.monotonic()
         finally:
             process.send_signal(signal.SIGINT)
@@ -93,11 +93,11 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
         raise RuntimeError((folder / "log").read_text()[-2000:])
     return {
         "seconds": seconds,
-        "mini_batches": told["crowdlearn_samples_total"] / BATCH,
+        "mini_batches": fields["crowdlearn_samples_total"] / BATCH,
         "evaluations": (run / "events.jsonl").read_text().count('"event": "evaluated"'),
-        "late_milliseconds": 1000 * told["crowdlearn_loop_late_seconds"],
-        "longest_milliseconds": 1000 * told["crowdlearn_loop_longest_seconds"],
-        "longest_own_milliseconds": 1000 * told["crowdlearn_loop_longest_own_seconds"],
+        "late_milliseconds": 1000 * fields["crowdlearn_loop_late_seconds"],
+        "longest_milliseconds": 1000 * fields["crowdlearn_loop_longest_seconds"],
+        "longest_own_milliseconds": 1000 * fields["crowdlearn_loop_longest_own_seconds"],
     }
 
 

@@ -56,10 +56,10 @@ class Network(nn.Module):
 class Clock(TrainingProcessCallback):
     """Tells when each round has ended, and what the model is worth then, in the first process."""
 
-    def __init__(self, work: dict[str, Any], cores: int, told: list[dict[str, float]]) -> None:
+    def __init__(self, work: dict[str, Any], cores: int, rounds: list[dict[str, float]]) -> None:
         self._inputs = torch.from_numpy(np.array(work["test_inputs"]))
         self._labels = work["test_labels"]
-        self._cores, self._told = cores, told
+        self._cores, self._told = cores, rounds
 
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
@@ -92,7 +92,7 @@ def main() -> None:
 
     clients = list(range(len(work["devices"])))
     data = FederatedDataset(samples_of, get_user_sampler("minimize_reuse", clients))
-    told: list[dict[str, float]] = []
+    measured: list[dict[str, float]] = []
     FederatedAveraging().run(
         NNAlgorithmParams(
             central_num_iterations=rounds,
@@ -106,11 +106,11 @@ def main() -> None:
             local_num_epochs=1, local_learning_rate=work["rate"], local_batch_size=work["batch"]
         ),
         NNEvalHyperParams(local_batch_size=None),
-        [Clock(work, cores, told)],
+        [Clock(work, cores, measured)],
         send_metrics_to_platform=False,
     )
-    if told:
-        (folder / "pfl.json").write_text(json.dumps(told))
+    if measured:
+        (folder / "pfl.json").write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

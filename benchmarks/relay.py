@@ -261,9 +261,9 @@ class Processes:
         self._started.append((process, mine))
         return process, mine
 
-    def beside(self, told: tuple[list[str], int]) -> tuple[int, int]:
+    def beside(self, started: tuple[list[str], int]) -> tuple[int, int]:
         """Start another program's server; its port, once it listens, and its process."""
-        command, port = told
+        command, port = started
         nowhere = subprocess.DEVNULL
         process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
         self._beside.append(process)
@@ -329,7 +329,7 @@ def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
                     count = max(1, round(count * seconds / spent))
             ratios = [a / b for a, b in zip(rates["relay"], rates["echo"], strict=True)]
             work = [a / b for a, b in zip(loads["relay"], loads["echo"], strict=True)]
-            beside = {f"{kind}_us_of_cpu": 1e6 / statistics.median(told) for kind, told in loads.items()}
+            beside = {f"{kind}_us_of_cpu": 1e6 / statistics.median(times) for kind, times in loads.items()}
             rows.append(
                 {
                     "message": label,

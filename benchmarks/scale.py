@@ -129,8 +129,8 @@ async def _host(path: Path, port: int, groups: int, size: int, relays: int, fits
             await server.close()
             await ticking
             burden.cancel()
-        told: list[tuple[int, str]] = [(group.boundary, group.phase) for group in made]
-        ready.send(told if server.error is None else repr(server.error))
+        state: list[tuple[int, str]] = [(group.boundary, group.phase) for group in made]
+        ready.send(state if server.error is None else repr(server.error))
 
 
 async def _burden(server: Server, fits: int) -> None:
@@ -208,8 +208,8 @@ class Crowd:
         arguments = (str(self._folder), self.port, self._groups, size, relays, fits, theirs)
         self.host = self._context.Process(target=run_host, args=arguments, daemon=True)
         self.host.start()
-        told, self.relays, self._metrics = self._ready.recv()
-        assert told == "listening"
+        port, self.relays, self._metrics = self._ready.recv()
+        assert port == "listening"
 
     def kill_host(self) -> None:
         assert self.host.pid is not None
@@ -224,18 +224,18 @@ class Crowd:
         """Values that the host tells Prometheus, by name and labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-        told = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-        return {name.removeprefix("crowdlearn_"): float(value) for name, _, value in told}
+        parts = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name.removeprefix("crowdlearn_"): float(value) for name, _, value in parts}
 
     def sent(self) -> tuple[int, int]:
         """Messages that devices have sent to each other, and devices that are connected."""
         with suppress(BrokenPipeError):  # the run is over, which they have told
             self._orders.send("how many")
-        kind, told = self._orders.recv()
+        kind, count = self._orders.recv()
         if kind == "over":
-            self._over = told
+            self._over = count
             return -1, 0
-        return told
+        return count
 
     def end(self) -> tuple[list[dict[int, int]], list[tuple[int, str]]]:
         """Wait for the end: the mini-batches that each device trained, and where each group stands."""
@@ -243,11 +243,11 @@ class Crowd:
         if trained is None:
             kind, trained = self._orders.recv()
             assert kind == "over"
-        told = self._ready.recv()
-        if isinstance(told, str):
-            raise RuntimeError(told)
+        answer = self._ready.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
         self.stop()
-        return trained, told
+        return trained, answer
 
     def stop(self) -> None:
         for process in (self.host, self._devices):
@@ -286,10 +286,10 @@ def cost(folder: Path, groups: int, seconds: float, load: Load, relays: int = 0)
 
 def _lateness(crowd: Crowd) -> dict[str, float]:
     """The host's loop: how late it was lately, and at most because of its own work, in milliseconds."""
-    told = crowd.metrics()
+    metrics = crowd.metrics()
     return {
-        "late_milliseconds": 1000 * told["loop_late_seconds"],
-        "longest_own_pause_milliseconds": 1000 * told["loop_longest_own_seconds"],
+        "late_milliseconds": 1000 * metrics["loop_late_seconds"],
+        "longest_own_pause_milliseconds": 1000 * metrics["loop_longest_own_seconds"],
     }
 
 
@@ -302,8 +302,8 @@ def overloaded(folder: Path, groups: int, samples: int) -> dict[str, Any]:
     put_off = here = 0.0
     while crowd.sent()[0] >= 0:
         with suppress(OSError):  # the host has ended
-            told = crowd.metrics()
-            put_off, here = told["put_off_total"], max(here, told["devices_connected"])
+            metrics = crowd.metrics()
+            put_off, here = metrics["put_off_total"], max(here, metrics["devices_connected"])
         time.sleep(0.2)
     trained, stands = crowd.end()
     wanted = samples * SIZE // BATCH
@@ -371,7 +371,7 @@ def killed(folder: Path, groups: int, samples: int, kills: int, relays: int = 0)
 
 
 def _all_here(crowd: Crowd, devices: int) -> None:
-    while (told := crowd.sent())[0] >= 0 and told[1] < devices:
+    while (sent := crowd.sent())[0] >= 0 and sent[1] < devices:
         time.sleep(0.2)
 
 

@@ -114,21 +114,21 @@ def _compared(
 ) -> list[dict[str, Any]]:
     setting = _setting(crowd, data, rounds)
     samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
-    told: dict[str, list[Measured]] = {}
+    fields: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
         _write(setting, crowd, Path(folder))
         for _ in range(turns):
-            told.setdefault(OURS, []).append(_ours(setting, cores))
+            fields.setdefault(OURS, []).append(_ours(setting, cores))
             for client in CLIENTS if flower else ():
                 measured = _flower(str(flower), Path(folder), rounds, cores, client)
-                told.setdefault(f"flower, {client}", []).append(measured)
+                fields.setdefault(f"flower, {client}", []).append(measured)
             if pfl:
-                told.setdefault("pfl-research", []).append(_pfl(str(pfl), Path(folder), rounds, cores))
+                fields.setdefault("pfl-research", []).append(_pfl(str(pfl), Path(folder), rounds, cores))
             alone = samples / _products_alone(setting, crowd, samples, cores)
-            told.setdefault("our products alone", []).append([(alone, None)])
-    ours = [median(each for each, _ in turn) for turn in told[OURS]]
+            fields.setdefault("our products alone", []).append([(alone, None)])
+    ours = [median(each for each, _ in turn) for turn in fields[OURS]]
     rows: list[dict[str, Any]] = []
-    for engine, measured_turns in told.items():
+    for engine, measured_turns in fields.items():
         seconds = [median(each for each, _ in turn) for turn in measured_turns]
         ratios = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
         accuracy = measured_turns[-1][-1][1]
@@ -233,9 +233,9 @@ def _flower(python: str, folder: Path, rounds: int, cores: int, client: str) -> 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"flower failed: {done.stderr[-2000:]}")
-    told = json.loads((folder / "flower.json").read_text())
+    content = json.loads((folder / "flower.json").read_text())
     # The first entry is the initial model, the second the first round, which loads data and models.
-    return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told[1:])]
+    return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(content[1:])]
 
 
 def _pfl(python: str, folder: Path, rounds: int, cores: int) -> Measured:
@@ -246,9 +246,9 @@ def _pfl(python: str, folder: Path, rounds: int, cores: int) -> Measured:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"pfl-research failed: {done.stderr[-2000:]}")
-    told = json.loads((folder / "pfl.json").read_text())
+    content = json.loads((folder / "pfl.json").read_text())
     # The first entry is the first round, which loads data and models.
-    return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told)]
+    return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(content)]
 
 
 def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:

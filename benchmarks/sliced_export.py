@@ -79,7 +79,7 @@ def exported(network: str, folder: Path) -> dict[str, Any]:
         while process.poll() is None:
             most = max(most, _memory(process.pid))
             time.sleep(0.2)
-        told = process.stdout.read() if process.stdout is not None else ""
+        output = process.stdout.read() if process.stdout is not None else ""
     if process.returncode:
         raise SystemExit(f"{network} could not be exported")
     return {
@@ -89,7 +89,7 @@ def exported(network: str, folder: Path) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "CPU seconds": round(_processor_seconds() - before, 1),
         "memory GB": round(most / 1e9, 2),
-        "programs MB": round(int(told) / 1e6, 2),
+        "programs MB": round(int(output) / 1e6, 2),
     }
 
 

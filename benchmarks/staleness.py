@@ -73,14 +73,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                     **over_seeds(runs, synchronous),
                 }
             )
-    told = [epoch for epoch in TOLD if epoch <= epochs]
-    table = Table("batch", "staleness", *(f"error % after {e}" for e in told), "over synchronous")
+    shown = [epoch for epoch in TOLD if epoch <= epochs]
+    table = Table("batch", "staleness", *(f"error % after {e}" for e in shown), "over synchronous")
     for row in rows:
-        errors_told = [f"{row['error_by_epoch'][e - 1]:.2f}" for e in told]
-        errors_told[-1] += f" ± {row['spread']:.2f}"
-        over_told = f"{row['difference']:+.2f} ± {row['spread_of_difference']:.2f}"
+        shown_errors = [f"{row['error_by_epoch'][e - 1]:.2f}" for e in shown]
+        shown_errors[-1] += f" ± {row['spread']:.2f}"
+        shown_difference = f"{row['difference']:+.2f} ± {row['spread_of_difference']:.2f}"
         table.add_row(
-            str(row["batch"]), str(row["staleness"]), *errors_told, over_told if row["staleness"] else ""
+            str(row["batch"]),
+            str(row["staleness"]),
+            *shown_errors,
+            shown_difference if row["staleness"] else "",
         )
     console.print(table)
     console.print(f"{len(seeds)} seeds, {epochs} epochs; {machine()}")

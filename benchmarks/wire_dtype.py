@@ -55,11 +55,11 @@ def measured_bytes(wire: str, data: Path, samples: int) -> float:
         "training": {**TRAINING, "epochs": 1, "wire": wire},
     }
     config = RunSpec.parse(values, "the benchmark")
-    told: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
 
     def on_event(event: str, fields: dict[str, Any]) -> None:
         if event == "evaluated":
-            told.append(fields)
+            rows.append(fields)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -69,7 +69,7 @@ def measured_bytes(wire: str, data: Path, samples: int) -> float:
             new_run(folder / "run", "", prepared, folder) as opened,
         ):
             run(train(prepared, [phone.serial for phone in started], opened, on_event))
-    sent = told[-1]["bytes"]
+    sent = rows[-1]["bytes"]
     return float(sent["activation"] + sent["error"]) / samples
 
 
@@ -114,13 +114,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                     **over_seeds(runs, plain),
                 }
             )
-    told = [epoch for epoch in TOLD if epoch <= epochs]
-    table = Table("wire", "bytes", *(f"epoch {e}" for e in told), "last loss", "over float32")
+    shown = [epoch for epoch in TOLD if epoch <= epochs]
+    table = Table("wire", "bytes", *(f"epoch {e}" for e in shown), "last loss", "over float32")
     for row in rows:
         table.add_row(
             row["wire"],
             f"{row['bytes_per_sample']:.0f}",
-            *(f"{row['error_by_epoch'][e - 1]:.2f}" for e in told[:-1]),
+            *(f"{row['error_by_epoch'][e - 1]:.2f}" for e in shown[:-1]),
             f"{row['error']:.2f} ± {row['spread']:.2f}",
             f"{row['loss_by_epoch'][-1]:.4f}",
             f"{row['difference']:+.3f} ± {row['spread_of_difference']:.3f}",

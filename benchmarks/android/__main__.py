@@ -64,21 +64,21 @@ def _rows(
     for name, found in arrays.items():
         absent = sorted(set(program.operators) - operators.get(name, frozenset(program.operators)))
         for method in program.methods:
-            told = agreement(program, method, found)
+            row = agreement(program, method, found)
             print(
-                f"{program.name:20} {method:12} {name:15} {told.error:9.1e}  {told.bit_equal!s:9}  "
-                f"{told.cancelling}{'  MISSING ' + ', '.join(absent) if absent else ''}",
+                f"{program.name:20} {method:12} {name:15} {row.error:9.1e}  {row.bit_equal!s:9}  "
+                f"{row.cancelling}{'  MISSING ' + ', '.join(absent) if absent else ''}",
                 flush=True,
             )
             yield {
                 "program": program.name,
                 "method": method,
                 "library": name,
-                "max_error": told.error,
-                "bit_equal": told.bit_equal,
-                "cancelling": told.cancelling,
+                "max_error": row.error,
+                "bit_equal": row.bit_equal,
+                "cancelling": row.cancelling,
                 "missing_operators": len(absent),
-                "holds": told.holds and not absent,
+                "holds": row.holds and not absent,
             }
 
 

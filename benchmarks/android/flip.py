@@ -66,8 +66,8 @@ def main() -> int:
             name: _difference(mine[f"train_step/after{i}"], theirs[f"train_step/after{i}"])
             for i, name in enumerate(names)
         }
-        told = ", ".join(f"{name} {error:.1e}" for name, error in off.items() if error > DIFFERS)
-        print(f"batch {seed}, closest call {closest:.1e}: {told or 'no difference'}", flush=True)
+        text = ", ".join(f"{name} {error:.1e}" for name, error in off.items() if error > DIFFERS)
+        print(f"batch {seed}, closest call {closest:.1e}: {text or 'no difference'}", flush=True)
         if off[GRADIENT] > DIFFERS:
             key = f"train_step/after{names.index(GRADIENT)}"
             observed = theirs[key].astype(np.float64) - mine[key]
@@ -99,12 +99,12 @@ def _explain(layers: Sequence[nn.Module], images: Tensor, targets: Tensor, obser
 
     usual = gradient(0, 0.0)
     best = (0.0, 0.0, "none that is close")
-    for layer, bump, _, told in _close_calls(layers, images, NEAR, most=4):
+    for layer, bump, _, text in _close_calls(layers, images, NEAR, most=4):
         flipped = gradient(layer, bump) - usual
         size = float(np.linalg.norm(flipped) / np.linalg.norm(observed))
         if size:
             cosine = abs(float((flipped * observed).sum())) / (size * float((observed**2).sum()))
-            best = max(best, (cosine, size, told))
+            best = max(best, (cosine, size, text))
     print(f"    {best[2]}; decided otherwise: cosine {best[0]:.6f}, {best[1]:.4f} times as large", flush=True)
     return best[0] > 0.999
 
@@ -134,8 +134,8 @@ def _close_calls(
                 bump = torch.zeros_like(values)
                 by = float(gap[sample, channel, window])
                 bump[sample, channel, 2 * row + inner // 2, 2 * column + inner % 2] = 2 * by * largest
-                told = f"max pool {number}, sample {sample}, channel {channel}: two values differ by "
-                yield number, bump, by, f"{told}{by:.1e} of the largest"
+                text = f"max pool {number}, sample {sample}, channel {channel}: two values differ by "
+                yield number, bump, by, f"{text}{by:.1e} of the largest"
         elif isinstance(layer, nn.ReLU):
             for place in _least(values.detach().abs() / largest, near, most):
                 value = float(values[tuple(place)])

@@ -63,8 +63,8 @@ def main() -> int:
     rows = [row for model in models for row in counted(model, libraries)]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(as_table(rows), machine(), sep="\n")
-    for told in missing:
-        print(f"not run: {told}")
+    for why in missing:
+        print(f"not run: {why}")
     write_rows(options.json, rows)
     return 1 if missing else 0
 
@@ -134,8 +134,8 @@ def as_table(rows: Sequence[dict[str, Any]]) -> Table:
     for name in ("model", "library", "core", "million", "multiplications of products an instruction"):
         table.add_column(name, justify="left" if name in ("model", "library", "core") else "right")
     for row in rows:
-        told = (f"{row['instructions'] / 1e6:.1f}", f"{row['macs_per_instruction']:.2f}")
-        table.add_row(row["model"], row["library"], row["core"], *told)
+        cells = (f"{row['instructions'] / 1e6:.1f}", f"{row['macs_per_instruction']:.2f}")
+        table.add_row(row["model"], row["library"], row["core"], *cells)
     return table
 
 

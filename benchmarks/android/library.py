@@ -199,10 +199,10 @@ def build(command: list[str]) -> None:
 
 def _zeroes(library: Path) -> str:
     """Assembler that defines what the library wants of Java's side, which no program here calls."""
-    told = subprocess.run(
+    output = subprocess.run(
         ["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
     )
-    names = [line.split()[-1] for line in told.stdout.splitlines()]
+    names = [line.split()[-1] for line in output.stdout.splitlines()]
     wanted = [name for name in names if "8facebook3jni" in name]
     lines = [f".globl {name}\n{name}: .quad 0" for name in wanted]
     return ".data\n" + "\n".join(lines) + '\n.section .note.GNU-stack,"",%progbits\n'

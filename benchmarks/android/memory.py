@@ -65,8 +65,8 @@ def main() -> int:
             stepped = _peak([*command, "replay", *step, *out])
             rows.append({"runtime": name, "started_mb": started, "step_mb": stepped})
             print(f"{name:15} {started:7.1f} MB started  {stepped:7.1f} MB with a training step", flush=True)
-    for told in missing:
-        print(f"not run: {told}")
+    for why in missing:
+        print(f"not run: {why}")
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "not_run": missing}, indent=1))
     return 1 if missing else 0

@@ -144,8 +144,8 @@ def _continue(stopped: list[tuple[float, int]]) -> list[tuple[float, int]]:
 async def runtime_of(info: phones.PhoneInfo) -> int | None:
     """The process of the device runtime on a phone, where one runs."""
     async with await AdbDevice.connect(info.serial) as device:
-        said = (await device.shell("pidof crowdlearn-device")).stdout.split()
-    return int(said[0]) if said else None
+        numbers = (await device.shell("pidof crowdlearn-device")).stdout.split()
+    return int(numbers[0]) if numbers else None
 
 
 def rows_of(calm: Outcome, wild: Outcome, epochs: int) -> list[dict[str, Any]]:
@@ -155,13 +155,13 @@ def rows_of(calm: Outcome, wild: Outcome, epochs: int) -> list[dict[str, Any]]:
     a, b = load_run(calm.folder).weights(), load_run(wild.folder).weights()
     difference = max(float((a[n].double() - b[n].double()).abs().max()) for n in a)
     passes = [(e["epoch"], e["device"]) for e in events if e["event"] == "pass"]
-    told = Counter(e["event"] for e in events)
+    counts = Counter(e["event"] for e in events)
     tampered = Counter(e["how"] for e in events if e["event"] == "tampered")
     rows = [{"what": f"blows survived: {name}", "value": wild.blows[name]} for name in BLOWS]
     rows += [{"what": f"messages {how} by the relay", "value": n} for how, n in sorted(tampered.items())]
     rows += [
-        {"what": "messages refused", "value": told["fault"]},
-        {"what": "recoveries", "value": told["recovering"]},
+        {"what": "messages refused", "value": counts["fault"]},
+        {"what": "recoveries", "value": counts["recovering"]},
         {"what": "mini-batches of the run", "value": expected},
         {"what": "mini-batches lost", "value": expected - len(set(metrics) & set(range(1, expected + 1)))},
         {"what": "passes missing", "value": epochs * PHONES - len(set(passes))},

@@ -115,8 +115,8 @@ async def join(host: Host, name: str, token: str) -> ClientConnection:
             version=VERSION, device=name, identity=key.public, samples=9, token=token, nonce=shown
         )
         await device.send(pb.Frame(hello=body).SerializeToString())
-        said = await device.recv(decode=False)
-        asked = pb.Frame.FromString(said).challenge
+        reply = await device.recv(decode=False)
+        asked = pb.Frame.FromString(reply).challenge
         certificate = device.transport.get_extra_info("ssl_object").getpeercert(True)
         binding = bound_to_pin(hashlib.sha256(certificate).hexdigest())
         proof = answer(key, body, asked, binding)
@@ -182,8 +182,8 @@ def large_envelopes(senders: int, seconds: float) -> Row:
     with a_host() as host:
         host.reset()
         asyncio.run(attack(host))
-        attack_told = f"{senders} send envelopes of 60 MB to one that does not read"
-        return row("member", attack_told, host.peak() / MB, memory(host), "MB")
+        attacked = f"{senders} send envelopes of 60 MB to one that does not read"
+        return row("member", attacked, host.peak() / MB, memory(host), "MB")
 
 
 def colluding(pairs: int, seconds: float) -> list[Row]:
@@ -222,10 +222,10 @@ def colluding(pairs: int, seconds: float) -> list[Row]:
     with a_host() as host:
         host.reset()
         arrived = asyncio.run(attack(host))
-        told = f"{pairs} send envelopes of 60 MB to {pairs} that do not read"
+        text = f"{pairs} send envelopes of 60 MB to {pairs} that do not read"
         return [
-            row("member", told, host.peak() / MB, memory(host), "MB"),
-            row("member", f"{told}: one of others that arrives", arrived, 1, "messages", at_least=True),
+            row("member", text, host.peak() / MB, memory(host), "MB"),
+            row("member", f"{text}: one of others that arrives", arrived, 1, "messages", at_least=True),
         ]
 
 
@@ -334,8 +334,8 @@ def visitors() -> list[Row]:
             link.symlink_to(home / "secret")
             found = b"secret" in asyncio.run(read(info.serial, link))
             entered = asyncio.run(intrude(info.serial, home / "strange-key"))
-        told = f"files of the computer read through a link (Landlock {landlock_version()})"
-        rows.append(row("virtual phone", told, float(found), 0, "files"))
+        text = f"files of the computer read through a link (Landlock {landlock_version()})"
+        rows.append(row("virtual phone", text, float(found), 0, "files"))
         rows.append(row("virtual phone", "entered with a key of nobody", float(entered), 0, "visits"))
     return rows
 

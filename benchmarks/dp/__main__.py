@@ -75,9 +75,9 @@ def trained(train: Dataset, test: Dataset, net: Net, noise: float | None, seed: 
         optimizer.step()
     seconds = (time.process_time() - began) / net.steps
     right = accuracy(model, prepared(torch.from_numpy(test.inputs)), torch.from_numpy(test.labels))
-    told = float("inf") if noise is None else own_epsilon(Schedule(noise, rate, net.steps), DELTA)
+    epsilon = float("inf") if noise is None else own_epsilon(Schedule(noise, rate, net.steps), DELTA)
     mode = "plain" if noise is None else "dp"
-    return Row(mode, net.name, told, DELTA, noise or 0.0, net.steps, seed, right, seconds)
+    return Row(mode, net.name, epsilon, DELTA, noise or 0.0, net.steps, seed, right, seconds)
 
 
 def _ratio(row: Row, opacus_seconds: float) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def fuzz(name: str, corpus: Path, seconds: int) -> dict[str, object]:
             check=False,
         )
     except subprocess.TimeoutExpired as late:  # what was found lies on disk
-        told = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else ""
-        done = subprocess.CompletedProcess(command, NOT_ENDED, "", f"{told}\nit did not end in time")
+        output = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else ""
+        done = subprocess.CompletedProcess(command, NOT_ENDED, "", f"{output}\nit did not end in time")
 
     def stat(key: str) -> int:
         found = re.findall(rf"stat::{key}:\s+(\d+)", done.stderr)
@@ -54,9 +54,9 @@ def fuzz(name: str, corpus: Path, seconds: int) -> dict[str, object]:
     }
 
 
-def _explanation(said: str) -> str:
-    exception = said.find("=== Uncaught Python exception")
-    return said[-MAX_SAID:] if exception < 0 else said[exception : exception + MAX_SAID]
+def _explanation(text: str) -> str:
+    exception = text.find("=== Uncaught Python exception")
+    return text[-MAX_SAID:] if exception < 0 else text[exception : exception + MAX_SAID]
 
 
 def main() -> int:

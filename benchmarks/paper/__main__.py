@@ -132,11 +132,11 @@ def _tables(flat: list[dict[str, Any]], quick: bool) -> dict[str, list[dict[str,
     for row in flat:
         until = ", until an accuracy" if "accuracy" in row else ""
         titles.setdefault(row["table"] + until + (" (quick: no result)" if quick else ""), []).append(row)
-    told = {}
+    fields = {}
     for title, rows in titles.items():
         columns = dict.fromkeys(column for row in rows for column in row if column != "table")
-        told[title] = [{c: "-" if row.get(c) is None else str(row[c]) for c in columns} for row in rows]
-    return told
+        fields[title] = [{c: "-" if row.get(c) is None else str(row[c]) for c in columns} for row in rows]
+    return fields
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> Table:
@@ -147,8 +147,8 @@ def _table(title: str, rows: list[dict[str, str]]) -> Table:
 
 
 def _markdown(flat: list[dict[str, Any]], conditions: list[str], quick: bool) -> str:
-    told = "\n".join(conditions)
-    parts = ["# The paper's tables, as run", "    python -m benchmarks.paper --data MNIST_FOLDER", told]
+    text = "\n".join(conditions)
+    parts = ["# The paper's tables, as run", "    python -m benchmarks.paper --data MNIST_FOLDER", text]
     for title, rows in _tables(flat, quick).items():
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
         parts += [f"## {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]

@@ -31,8 +31,8 @@ class Job:
 
     def key(self) -> str:
         """The same for the same run: configuration, data and arithmetic."""
-        told = [self.config.model_dump(mode="json"), self.samples, _contents(self.data), ARITHMETIC]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]
+        parts = [self.config.model_dump(mode="json"), self.samples, _contents(self.data), ARITHMETIC]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 Records = tuple[RoundRecord, ...]
@@ -47,7 +47,7 @@ class Finished:
 
 
 def run_all(
-    jobs: Iterable[Job], kept: Path, cores: int, told: Callable[[Finished], None]
+    jobs: Iterable[Job], kept: Path, cores: int, on_finished: Callable[[Finished], None]
 ) -> dict[str, Finished]:
     """What every job gave, by key; a job found in the folder `kept` is not run again."""
     wanted = {job.key(): job for job in jobs}
@@ -63,7 +63,7 @@ def run_all(
             job, finished = futures[future], future.result()
             _write(kept / f"{job.key()}.json", job, finished)
             done[job.key()] = finished
-            told(finished)
+            on_finished(finished)
     return done
 
 
@@ -88,19 +88,19 @@ def run_one(job: Job) -> Finished:
 @lru_cache
 def _contents(folder: str) -> str:
     """A hash of the files in a data folder, and of their names."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(Path(folder).iterdir()):
         if file.is_file():
-            told.update(f"{file.name} {file.stat().st_size} ".encode())
-            told.update(file.read_bytes())
-    return told.hexdigest()
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> Finished:
-    told = json.loads(path.read_text())
-    return Finished(tuple(RoundRecord(**record) for record in told["records"]), told["cpu_seconds"])
+    content = json.loads(path.read_text())
+    return Finished(tuple(RoundRecord(**record) for record in content["records"]), content["cpu_seconds"])
 
 
 def _write(path: Path, job: Job, finished: Finished) -> None:
-    told = {"config": job.config.model_dump(mode="json"), **asdict(finished)}
-    write_atomically(path, json.dumps(told).encode())
+    fields = {"config": job.config.model_dump(mode="json"), **asdict(finished)}
+    write_atomically(path, json.dumps(fields).encode())

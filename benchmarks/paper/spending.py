@@ -86,7 +86,7 @@ def bytes_rows(
     graph: NeuronGraph, rows: Sequence[Row], runs: Runs, accuracies: Sequence[float]
 ) -> list[Flat]:
     """Gigabytes until the global model reaches an accuracy, by purpose; none where no run gets there."""
-    told: list[Flat] = []
+    found: list[Flat] = []
     for row in rows:
         try:
             prices = Prices(graph, row)
@@ -103,20 +103,20 @@ def bytes_rows(
             for key in ("epochs", "training", "shuffles", "sharing", "total"):
                 name = key if key == "epochs" else f"{key} GB"
                 flat[name] = round(mean(getattr(each, key) for each in reached), 3) if reached else None
-            told.append(flat)
+            found.append(flat)
     for accuracy in accuracies:
-        at = {each["run"]: each for each in told if each["accuracy"] == accuracy}
+        at = {each["run"]: each for each in found if each["accuracy"] == accuracy}
         papers = at.get(PAPERS, {}).get("total GB")
         for each in at.values():
             total = each["total GB"]
             each["paper / this"] = round(papers / total, 2) if papers and total else None
-    return told
+    return found
 
 
 def fedavg_rows(graph: NeuronGraph, rows: Sequence[Row], runs: Runs) -> list[Flat]:
     """Federated averaging for as many bytes as each other run spent, and for as many rounds as its epochs."""
     averaged = [row for row in rows if row.config(MODEL, 0).method == "fedavg"]
-    told: list[Flat] = []
+    found: list[Flat] = []
     for row in rows:
         if row in averaged:
             continue
@@ -130,7 +130,7 @@ def fedavg_rows(graph: NeuronGraph, rows: Sequence[Row], runs: Runs) -> list[Fla
             price = Prices(graph, other)
             a_round = price.spent(runs[other.label][0], 1).total
             affordable = int(total / a_round)
-            told.append(
+            found.append(
                 {
                     "table": "fedavg",
                     "run": row.label,
@@ -144,7 +144,7 @@ def fedavg_rows(graph: NeuronGraph, rows: Sequence[Row], runs: Runs) -> list[Fla
                     "error % then": _error(runs[other.label], epochs),
                 }
             )
-    return told
+    return found
 
 
 def _error(runs: Sequence[Records], rounds: int) -> float | None:

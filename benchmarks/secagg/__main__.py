@@ -76,13 +76,13 @@ def measure(groups: int, weights: int, dropped: float) -> Row:
         timed(n, began)
         sent[n] += 2 * KEY + NUMBER
     began = clock()
-    told = host.announce(adverts)
+    announced = host.announce(adverts)
     on_host = clock() - began
     sealed: list[SealedShares] = []
     for n, device in devices.items():
-        got[n] += len(told[n]) * (2 * KEY + NUMBER)
+        got[n] += len(announced[n]) * (2 * KEY + NUMBER)
         began = clock()
-        mine = device.share(told[n])
+        mine = device.share(announced[n])
         timed(n, began)
         sealed += mine
         sent[n] += sum(len(each.sealed) + 2 * NUMBER for each in mine)
@@ -105,10 +105,10 @@ def measure(groups: int, weights: int, dropped: float) -> Row:
     confirmations = []
     for n in host.survivors:
         began = clock()
-        mine_told = devices[n].confirm(host.survivors)
+        confirmed = devices[n].confirm(host.survivors)
         timed(n, began)
-        confirmations += mine_told
-        sent[n] += len(mine_told) * (KEY + 2 * NUMBER)
+        confirmations += confirmed
+        sent[n] += len(confirmed) * (KEY + 2 * NUMBER)
         got[n] += len(host.survivors) * NUMBER
     by_receiver = host.confirm(confirmations)
     revealed: list[Revealed] = []
@@ -177,10 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
                 if flower is not None and groups * weights <= MOST_FOR_FLOWER:
                     rows.append(flower.measure(groups, weights, dropped))
                     print(_compared(rows[-1], row), flush=True)
-    for told in traffic.rows() if wanted.traffic else ():
-        rows.append(told)
-        accuracy = f"{100 * told['accuracy']:.1f} %"
-        print(f"{told['by']:11s} {told['bytes']:9d} bytes, {told['times_plain']:.2f} times, {accuracy}")
+    for found in traffic.rows() if wanted.traffic else ():
+        rows.append(found)
+        accuracy = f"{100 * found['accuracy']:.1f} %"
+        print(f"{found['by']:11s} {found['bytes']:9d} bytes, {found['times_plain']:.2f} times, {accuracy}")
     write_rows(wanted.json, rows)
 
 

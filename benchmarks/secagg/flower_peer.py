@@ -81,8 +81,8 @@ def main() -> None:
             content = compat.fitres_to_recorddict(fitted, False)
         content.config_records[RECORD_KEY_CONFIGS] = ConfigRecord(found, False)
         sent[node] += recorddict_to_proto(content).ByteSize()
-        told = SimpleNamespace(src_node_id=node)
-        return SimpleNamespace(content=content, metadata=told, has_error=lambda: False)
+        reply = SimpleNamespace(src_node_id=node)
+        return SimpleNamespace(content=content, metadata=reply, has_error=lambda: False)
 
     class Grid:
         def send_and_receive(self, messages: list[Any], *, timeout: float | None = None) -> list[Any]:

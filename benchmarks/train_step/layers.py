@@ -21,8 +21,8 @@ def described(model: nn.Module) -> list[Layer]:
     Weights are named as in PyTorch. `channels` of a dense one is the number of those that were flattened,
     else 1. Raises Untold.
     """
-    told = _Described()
-    return list(told.of(model, ""))
+    found = _Described()
+    return list(found.of(model, ""))
 
 
 class _Described:

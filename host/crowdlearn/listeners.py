@@ -28,8 +28,8 @@ class Curves:
         if event.name == "progress" and "loss" in fields:
             self.write("loss", float(fields["loss"]), int(fields["boundary"]))
         elif event.name == "evaluated":
-            told = ("training_loss", "test_loss", "test_accuracy", "samples_per_second")
-            for name in told:
+            names = ("training_loss", "test_loss", "test_accuracy", "samples_per_second")
+            for name in names:
                 if fields.get(name) is not None:
                     self.write(name, float(fields[name]), int(fields["epoch"]))
         elif event.name == "round":

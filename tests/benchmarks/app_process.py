@@ -35,7 +35,7 @@ class AppProcess:
     ) -> None:
         """Start it; `programs` is where its isolated processes run, without which it has none."""
         words = ["-m", "benchmarks.android.app.player", ":".join(map(str, classes)), str(home), *options]
-        self.told: list[list[Any]] = []
+        self.reports: list[list[Any]] = []
         self._lines: queue.Queue[str] = queue.Queue()
         environment = {**os.environ, PREFIX: prefix_of(home)}
         if programs is not None:
@@ -58,20 +58,20 @@ class AppProcess:
     def happen(self, *event: str) -> list[list[Any]]:
         """Have an event of Android's happen; return what came of it at once."""
         assert self._process.stdin is not None
-        before = len(self.told)
+        before = len(self.reports)
         self._process.stdin.write(" ".join(event) + "\n")
         self._process.stdin.flush()
         self.until(lambda told: told == ["done", event[0]])
-        return self.told[before:-1]
+        return self.reports[before:-1]
 
     def until(self, wanted: Callable[[list[Any]], bool]) -> list[Any]:
         """Wait for something that the app does from now on; return it."""
         while True:
             line = self._lines.get(timeout=SECONDS)
-            assert line, f"the app has ended: {self.told[-5:]}"
-            self.told.append(json.loads(line))
-            if wanted(self.told[-1]):
-                return self.told[-1]
+            assert line, f"the app has ended: {self.reports[-5:]}"
+            self.reports.append(json.loads(line))
+            if wanted(self.reports[-1]):
+                return self.reports[-1]
 
     def kill(self) -> None:
         """End the process as Android's low-memory killer does."""

@@ -37,7 +37,7 @@ def test_it_goes_on_after_a_reboot_only_if_its_owner_takes_part(
         app.until(starts)
         app.happen("stop")
         app.until(lambda told: told == ["destroyed"])
-        assert ["command", "not sticky"] in app.told
+        assert ["command", "not sticky"] in app.reports
     with AppProcess(app_classes, tmp_path) as app:
         assert app.happen("boot") == []
         assert app.happen("job") == []
@@ -126,7 +126,7 @@ def test_the_kind_of_its_service_is_told_where_android_asks_for_it(
         with AppProcess(app_classes, tmp_path / level, "--api", level) as app:
             app.happen("open")
             app.until(starts)
-            assert ["foreground", kind] in app.told
+            assert ["foreground", kind] in app.reports
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,6 @@ def test_a_phone_whose_conditions_do_not_hold_rests_and_is_woken_when_they_do(
         app.happen("open")
         shown = app.until(lambda told: told[0] == "notification" and told[2].startswith("resting"))
         assert shown[2] == f"resting: {why}"
-        jobs = [told[1] for told in app.told if told[0] == "job"]
+        jobs = [told[1] for told in app.reports if told[0] == "job"]
         assert jobs[0]["setRequiresDeviceIdle"] is True
-        assert ["awake"] not in app.told
+        assert ["awake"] not in app.reports

@@ -20,7 +20,7 @@ from crowdlearn_device.platform.shared_memory import SharedMemory, new_memory
 from crowdlearn_device.program import executor as choosing
 from crowdlearn_device.program.isolation import confined, isolated
 from crowdlearn_device.program.isolation import warden as forking
-from crowdlearn_device.program.isolation.messages import GROW, LOADED, NUMBER, Spec, outputs_told
+from crowdlearn_device.program.isolation.messages import GROW, LOADED, NUMBER, Spec, outputs_message
 from crowdlearn_device.program.isolation.warden import Warden
 
 PTE = b"\x1c\0\0\0ET12" + bytes(64)
@@ -249,7 +249,7 @@ class Liar:
         self._far.close()
 
 
-DONE = outputs_told([Spec("float32", (4,))])
+DONE = outputs_message([Spec("float32", (4,))])
 
 
 @pytest.mark.parametrize(

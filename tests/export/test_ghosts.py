@@ -91,7 +91,7 @@ def test_pieces_clip_as_autograd_does_sample_by_sample(name: str, which: int, pr
         deliver(pieces, rng)
         for piece in pieces:
             assert piece.private is not None
-            for receiver, told in piece.private.take_told():
+            for receiver, told in piece.private.take_messages():
                 pieces[receiver].receive_norm(piece.index, told)
     assert [piece.boundary for piece in pieces] == [1] * len(pieces)
     learned, expected = merged(graph, pieces), after_a_step(model, gradients, clip)

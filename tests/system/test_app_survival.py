@@ -128,7 +128,7 @@ async def test_an_app_that_dials_in_is_killed_and_dozes_and_android_starts_it_ag
     finally:
         app.sleep(False)
         app.kill()
-    assert ["awake"] in app.told
+    assert ["awake"] in app.reports
     assert "recovering" in [line["event"] for line in read_lines(tmp_path / "run/events.jsonl")]
     assert_plain_sgd(DIALLED, tmp_path / "run")
 

@@ -66,8 +66,8 @@ def make_apk(target: Path, cache: Path | None = None) -> Made:
             archive.write(native, "lib/arm64-v8a/libexecutorch.so")
             for library in crossed:
                 archive.write(library, f"lib/arm64-v8a/{library.name}")
-        told = _sign(folder, linked, target)
-        return Made(target, len(list(classes.rglob("*.class"))), told)
+        signer = _sign(folder, linked, target)
+        return Made(target, len(list(classes.rglob("*.class"))), signer)
 
 
 def _link(folder: Path) -> tuple[Path, Path]:

@@ -56,7 +56,7 @@ class Android:
     """Whatever of Android the app calls; `told` gets what the app did, as lists of words."""
 
     def __init__(self, home: Path, api: int, programs: ProgramProcesses) -> None:
-        self.told: queue.Queue[list[Any]] = queue.Queue()
+        self.reports: queue.Queue[list[Any]] = queue.Queue()
         self.phone = dict(PHONE)
         self.background = True
         self.service: Any = None
@@ -238,11 +238,11 @@ class Android:
 
     def _WakeLock_acquire(self, this: Any) -> None:
         self._state(this)["held"] = True
-        self.told.put(["awake"])
+        self.reports.put(["awake"])
 
     def _WakeLock_release(self, this: Any) -> None:
         self._state(this)["held"] = False
-        self.told.put(["may sleep"])
+        self.reports.put(["may sleep"])
 
     def _ConnectivityManager_isActiveNetworkMetered(self, this: Any) -> bool:
         return bool(self.phone["metered"])
@@ -260,24 +260,24 @@ class Android:
 
     def _JobScheduler_schedule(self, this: Any, job: Any) -> int:
         wanted = {name: value for name, (value, *_) in self._state(job).items() if name != "init"}
-        self.told.put(["job", {name: _plain(value, self) for name, value in wanted.items()}])
+        self.reports.put(["job", {name: _plain(value, self) for name, value in wanted.items()}])
         return 1
 
     def _NotificationManager_notify(self, this: Any, number: int, notification: Any) -> None:
         shown = self._state(notification)
         texts = (shown.get(name, [""])[0] for name in ("setContentTitle", "setContentText"))
-        self.told.put(["notification", int(number), *(str(text) for text in texts)])
+        self.reports.put(["notification", int(number), *(str(text) for text in texts)])
 
     # Service
 
     def _Service_startForeground(self, this: Any, number: int, notification: Any, kind: int = 0) -> None:
-        self.told.put(["foreground", int(kind)])
+        self.reports.put(["foreground", int(kind)])
 
     def _Service_stopSelf(self, this: Any) -> None:
         self.later(self.destroy)
 
     def _Log_e(self, *given: Any) -> int:
-        self.told.put(["log", *map(str, given[1:])])
+        self.reports.put(["log", *map(str, given[1:])])
         return 0
 
     def _Log_w(self, *given: Any) -> int:
@@ -290,7 +290,7 @@ class Android:
             self.service.onCreate()
         sticky = self.service.onStartCommand(intent, 0, 1) == CONSTANTS["android.app.Service.START_STICKY"]
         self._keep("service", {"again": sticky})
-        self.told.put(["command", "sticky" if sticky else "not sticky"])
+        self.reports.put(["command", "sticky" if sticky else "not sticky"])
 
     def destroy(self) -> None:
         """End the service, as Android does once it asked for that."""
@@ -298,7 +298,7 @@ class Android:
             service, self.service = self.service, None
             self._keep("service", {"again": False})
             service.onDestroy()
-            self.told.put(["destroyed"])
+            self.reports.put(["destroyed"])
 
     # Python, as Chaquopy has it
 
@@ -346,7 +346,7 @@ class Android:
         if name == "open":
             service, kind = JClass(f"{PACKAGE}.TrainingService"), JClass("android.content.Context")
             refused = self._called(service, "start", (kind,), context)
-            self.told.put(["opened"] if refused is None else ["refused", str(refused)])
+            self.reports.put(["opened"] if refused is None else ["refused", str(refused)])
         elif name == "boot":
             boot = JClass("android.content.Intent")("android.intent.action.BOOT_COMPLETED")
             JClass(f"{PACKAGE}.BootReceiver")().onReceive(context, boot)
@@ -367,14 +367,14 @@ class Android:
             kinds = tuple(map(JClass, ("android.content.Context", "android.net.Uri", "java.lang.String")))
             try:
                 self._called(JClass(f"{PACKAGE}.Samples"), "copy", kinds, context, document, Path(more).name)
-                self.told.put(["copied"])
+                self.reports.put(["copied"])
             except jpype.JException as error:
-                self.told.put(["not copied", str(error.getCause())])
+                self.reports.put(["not copied", str(error.getCause())])
         elif name == "background":
             self.background = more == "yes"
         elif name == "phone":
             self.phone.update(json.loads(more))
-        self.told.put(["done", name])
+        self.reports.put(["done", name])
 
     @staticmethod
     def _called(owner: Any, name: str, kinds: Sequence[Any], *given: Any) -> Any:
@@ -421,12 +421,12 @@ def main() -> None:
 
     def write() -> None:
         while True:
-            print(json.dumps(android.told.get()), flush=True)
+            print(json.dumps(android.reports.get()), flush=True)
 
     threading.Thread(target=write, daemon=True).start()
     threading.Thread(target=android.read, daemon=True).start()
     android.run()
-    while not android.told.empty():
+    while not android.reports.empty():
         pass
 
 

@@ -52,8 +52,8 @@ class Facts:
 def facts_of(phone: Phone) -> Facts:
     """Return the facts in the phone's JSON; what is damaged is left out."""
     try:
-        told = json.loads(str(phone.facts()))
-        known = {name: told[name] for name in Facts.__dataclass_fields__ if name in told}
+        content = json.loads(str(phone.facts()))
+        known = {name: content[name] for name in Facts.__dataclass_fields__ if name in content}
         return Facts(**known)
     except (ValueError, TypeError):
         return Facts()

@@ -99,12 +99,12 @@ def save_policy(path: Path, policy: Policy) -> None:
 
 def policy_of(text: str) -> Policy:
     """Return the policy of a JSON object; what it leaves out is as by default. Raises ValueError."""
-    told = json.loads(text)
+    content = json.loads(text)
     fields = Policy.__dataclass_fields__
-    if not isinstance(told, dict) or set(told) - set(fields):
+    if not isinstance(content, dict) or set(content) - set(fields):
         raise ValueError(f"a policy has the fields {', '.join(fields)}")
     values = {}
-    for name, value in told.items():
+    for name, value in content.items():
         kind = type(getattr(Policy(), name))
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, bool | int | float):
             raise ValueError(f"{name} of a policy is {value!r}, which is no {kind.__name__}")

@@ -184,13 +184,13 @@ class Service:
         powers: list[Power] = []
         while True:
             with contextlib.suppress(MeterError):  # on a charger, or too little yet
-                told = await meter.read()
-                if isinstance(told, Reading):
-                    readings = [*readings[:1], told]
+                reading = await meter.read()
+                if isinstance(reading, Reading):
+                    readings = [*readings[:1], reading]
                     if len(readings) == 2:
                         self.status.joules = used(*readings).joules
-                elif isinstance(told, Power):
-                    powers.append(told)
+                elif isinstance(reading, Power):
+                    powers.append(reading)
                     if len(powers) == 2:
                         self.status.joules = (self.status.joules or 0.0) + integrated(powers).joules
                         powers = powers[1:]

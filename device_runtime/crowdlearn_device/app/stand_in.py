@@ -26,13 +26,13 @@ class StandIn:
 
     def facts(self) -> str:
         battery = self._supplies / "battery"
-        told: dict[str, object] = {"unmetered": True, "idle": False, "thermal": 0, "charging": True}
+        fields: dict[str, object] = {"unmetered": True, "idle": False, "thermal": 0, "charging": True}
         try:
-            told["percent"] = int((battery / "capacity").read_text())
-            told["charging"] = (battery / "status").read_text().strip() in ("Charging", "Full")
+            fields["percent"] = int((battery / "capacity").read_text())
+            fields["charging"] = (battery / "status").read_text().strip() in ("Charging", "Full")
         except (OSError, ValueError):
             pass  # a computer without a battery is on the mains
-        return json.dumps(told)
+        return json.dumps(fields)
 
     def meters(self) -> str:
         try:

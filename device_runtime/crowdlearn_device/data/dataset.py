@@ -76,13 +76,13 @@ def in_shape(
     have, want = tuple(inputs.shape[1:]), tuple(int(size) for size in sample_shape)
     if have == want:
         return inputs
-    told = f"a sample has shape {have} ({prod(have)} values) but the model takes {want} ({prod(want)} values)"
-    told = f"{source}: {told}" if source else told
+    text = f"a sample has shape {have} ({prod(have)} values) but the model takes {want} ({prod(want)} values)"
+    text = f"{source}: {text}" if source else text
     if prod(have) != prod(want):
-        raise DataError(f"{told}; give data that fits, or another model")
+        raise DataError(f"{text}; give data that fits, or another model")
     long_have, long_want = long_axes(have), long_axes(want)
     if long_have != long_want and min(len(long_have), len(long_want)) > 1:
-        raise DataError(f"{told}: the axes differ; {_remedy(have, want)}")
+        raise DataError(f"{text}: the axes differ; {_remedy(have, want)}")
     return inputs.reshape(len(inputs), *want)
 
 

@@ -18,7 +18,7 @@ from .gauge import from_sysfs
 from .meters import WHOLE_MICROAMPERE, Meter
 from .readings import Covers, Power, Provenance, Reading
 
-Told = Callable[[], str]
+Read = Callable[[], str]
 """Reads all meters of the phone, as JSON."""
 
 
@@ -30,11 +30,11 @@ class RailMeter(Meter):
 
     name = "PowerMonitor"
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, read: Read) -> None:
+        self._read = read
 
     async def read(self) -> Reading:
-        rails = (await asyncio.to_thread(_object, self._told)).get("rails") or []
+        rails = (await asyncio.to_thread(_object, self._read)).get("rails") or []
         try:
             joules = sum(float(rail["microwatt_seconds"]) for rail in rails) * 1e-6
             seconds = max((float(rail["milliseconds"]) for rail in rails), default=0.0) / 1000
@@ -54,11 +54,11 @@ class AppBatteryMeter(Meter):
 
     name = "BatteryManager"
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, read: Read) -> None:
+        self._read = read
 
     async def read(self) -> Power:
-        battery = (await asyncio.to_thread(_object, self._told)).get("battery") or {}
+        battery = (await asyncio.to_thread(_object, self._read)).get("battery") or {}
         fields = {str(key): str(value) for key, value in battery.items()}
         gauge = from_sysfs(fields, fields.get("maker", ""))
         return Power(
@@ -72,14 +72,14 @@ class AppBatteryMeter(Meter):
         )
 
 
-def app_meters(told: Told) -> dict[str, Callable[[], Meter]]:
+def app_meters(read: Read) -> dict[str, Callable[[], Meter]]:
     """Return the meters of the app by name, best first."""
-    return {RailMeter.name: lambda: RailMeter(told), AppBatteryMeter.name: lambda: AppBatteryMeter(told)}
+    return {RailMeter.name: lambda: RailMeter(read), AppBatteryMeter.name: lambda: AppBatteryMeter(read)}
 
 
-def _object(told: Told) -> dict[str, Any]:
+def _object(read: Read) -> dict[str, Any]:
     try:
-        found = json.loads(str(told()))
+        found = json.loads(str(read()))
     except ValueError as error:
         raise MeterError(f"the phone's meters returned no JSON ({error}); use another meter") from error
     if not isinstance(found, dict):

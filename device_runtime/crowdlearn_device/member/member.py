@@ -62,7 +62,7 @@ class Member:
     again: float = 0.0
     """The pause, in seconds, after which this device is to come again, if there was no place for it."""
     weighs_charge: bool = False
-    state_told: pb.DeviceState = field(default_factory=pb.DeviceState)
+    state_sent: pb.DeviceState = field(default_factory=pb.DeviceState)
     loaded: tuple[str, Executor] | None = None
     """The program that is loaded, by hash."""
     data: Dataset | None = None

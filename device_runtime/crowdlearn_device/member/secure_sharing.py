@@ -55,12 +55,12 @@ class KeptOnDisk:
         if not self._path.exists():
             return
         try:
-            told = json.loads(self._path.read_bytes())
-            self._confirmed, self._boundary = int(told["confirmed"]), int(told["boundary"])
-            self.boundary = int(told["at"])
-            at, times = told["projected"]
+            content = json.loads(self._path.read_bytes())
+            self._confirmed, self._boundary = int(content["confirmed"]), int(content["boundary"])
+            self.boundary = int(content["at"])
+            at, times = content["projected"]
             self._projected = int(at), int(times)
-            self.part = Unmasking.from_json(told["part"]) if told["part"] else None
+            self.part = Unmasking.from_json(content["part"]) if content["part"] else None
         except (ValueError, KeyError, TypeError, AttributeError, AggregationError, struct.error) as error:
             raise StateError(f"{self._path} is damaged ({error}); start a new run") from error
 
@@ -73,14 +73,14 @@ class KeptOnDisk:
         confirmed, boundary = self._confirmed, self._boundary
         if unmasking.survivors:
             confirmed, boundary = _number(unmasking.round.id), self.boundary
-        told = {
+        fields = {
             "confirmed": confirmed,
             "boundary": boundary,
             "at": self.boundary,
             "projected": list(self._projected),
             "part": unmasking.to_json(),
         }
-        write_atomically(self._path, json.dumps(told).encode(), private=True)
+        write_atomically(self._path, json.dumps(fields).encode(), private=True)
         self.part, self._confirmed, self._boundary = unmasking, confirmed, boundary
 
     def check_projections(self) -> None:
@@ -140,42 +140,42 @@ class SecureSharing:
         `identities` are the public keys of the devices that this one knows, `group` those that hold pieces
         beside it. `private` weights are those that DP-SGD trained.
         """
-        told = step.begin
-        if told.bounded and not private:
+        begin = step.begin
+        if begin.bounded and not private:
             raise AggregationError(
                 "projections of moves to which no noise was added are asked for; set privacy.epsilon"
             )
-        if told.least < LEAST_CONTRIBUTORS:
+        if begin.least < LEAST_CONTRIBUTORS:
             raise AggregationError(
-                f"a sum of {told.least} contributors is asked for; this device takes part in those of "
+                f"a sum of {begin.least} contributors is asked for; this device takes part in those of "
                 f"{LEAST_CONTRIBUTORS} at least"
             )
         if (
             len(step.attempt) != ATTEMPT_BYTES
-            or not 0 <= told.theta <= 1
-            or ((told.noise or told.bounded) and told.theta < 1)
+            or not 0 <= begin.theta <= 1
+            or ((begin.noise or begin.bounded) and begin.theta < 1)
         ):
-            raise WireError(f"attempt of {len(step.attempt)} bytes, theta {told.theta}, in a secure sum")
+            raise WireError(f"attempt of {len(step.attempt)} bytes, theta {begin.theta}, in a secure sum")
         owned: dict[int, Ranges] = {}
-        for owner in told.owners:
+        for owner in begin.owners:
             ranges = tuple((each.start, each.stop) for each in owner.stretches)
             edges = [edge for pair in ranges for edge in pair]
             if not ranges or owner.peer.device in owned or edges != sorted({*edges}):
                 raise WireError(f"device {owner.peer.device} owns stretches that are none, or are told twice")
             owned[owner.peer.device] = ranges
         self._kept.check_trained(boundary)
-        round_ = SumRound(round_id(self._run, told.round), owned, told.least, told.terms, step.attempt)
+        round_ = SumRound(round_id(self._run, begin.round), owned, begin.least, begin.terms, step.attempt)
         self._contributor = Contributor(round_, self._number, self._identity, identities, self._kept)
         self._move, self._deferred = None, None
-        self._bounded, self._added = told.bounded, None
-        if told.noise or told.bounded:
+        self._bounded, self._added = begin.bounded, None
+        if begin.noise or begin.bounded:
             beside = {device for device in group if device in owned} | {self._number}
             words = length(owned.get(self._number, ()))
-            self._move = NoisyMove(told.clip, told.noise, told.least, words, beside)
+            self._move = NoisyMove(begin.clip, begin.noise, begin.least, words, beside)
         self._kept.boundary = boundary
-        if told.bounded:
+        if begin.bounded:
             self._kept.check_projections()
-        self._generation, self._theta = told.generation, told.theta
+        self._generation, self._theta = begin.generation, begin.theta
         advert = self._contributor.advertise()
         key = pb.SumKey(device=self._number, mask=advert.mask_key, share=advert.share_key)
         return pb.SumStep(attempt=step.attempt, key=key)
@@ -267,8 +267,8 @@ class SecureSharing:
             ]
             return [pb.SumStep(attempt=step.attempt, tags=pb.SumTags(tags=tags))]
         if kind == "tags":
-            told = [Confirmation(each.sender, each.receiver, each.tag) for each in step.tags.tags]
-            shown = part.reveal(told)
+            confirmations = [Confirmation(each.sender, each.receiver, each.tag) for each in step.tags.tags]
+            shown = part.reveal(confirmations)
             revealed = pb.SumRevealed(own_masks=_shares(shown.own_masks), mask_keys=_shares(shown.mask_keys))
             return [pb.SumStep(attempt=step.attempt, revealed=revealed)]
         raise WireError(f"a device takes no {kind} in a secure sum")

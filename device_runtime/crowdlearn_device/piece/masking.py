@@ -93,5 +93,5 @@ class Masking:
         added: Array = total(found, self._fraction)
         nothing = np.zeros_like(added)
         first, *others = senders
-        told = [replace(message, partner=first, values=added)]
-        return told + [replace(message, partner=other, values=nothing) for other in others]
+        messages = [replace(message, partner=first, values=added)]
+        return messages + [replace(message, partner=other, values=nothing) for other in others]

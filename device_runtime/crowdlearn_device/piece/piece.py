@@ -268,9 +268,9 @@ class Piece:
             return None
         return step if not self._clip or self._squares.complete(self.boundary) else None
 
-    def told_squares(self) -> list[tuple[int, float]]:
+    def take_squares(self) -> list[tuple[int, float]]:
         """Take what other pieces are to be sent: mini-batches, and the squared norms of own gradients."""
-        return self._squares.take_told()
+        return self._squares.take_messages()
 
     def receive_square(self, partner: int, number: int, value: float) -> None:
         """Take the squared norm of another piece's gradients of mini-batch `number`.

@@ -42,9 +42,9 @@ def clipping_of(training: pb.Training, manifest: Manifest) -> Clipping | None:
     """
     if not training.HasField("clipping"):
         return None
-    told = training.clipping
-    if not (isfinite(told.clip) and told.clip > 0 and isfinite(told.noise) and told.noise >= 0):
-        raise WireError(f"gradients clipped to {told.clip} with noise {told.noise}: no such step")
+    given = training.clipping
+    if not (isfinite(given.clip) and given.clip > 0 and isfinite(given.noise) and given.noise >= 0):
+        raise WireError(f"gradients clipped to {given.clip} with noise {given.noise}: no such step")
     wrong = {
         "a wire whose rounding depends on other samples": training.wire != pb.FLOAT32,
         "mini-batches that overlap": training.staleness > 0,
@@ -54,7 +54,7 @@ def clipping_of(training: pb.Training, manifest: Manifest) -> Clipping | None:
     }
     if asked := [name for name, is_asked in wrong.items() if is_asked]:
         raise WireError(f"the run clips the gradient of each sample, and that goes without {asked[0]}")
-    return Clipping(told.clip, told.noise)
+    return Clipping(given.clip, given.noise)
 
 
 def most_rows(training: pb.Training) -> int:
@@ -91,7 +91,7 @@ class PrivateSteps:
         self._secret = False
         self._squares: dict[int, dict[int, Floats]] = {}
         self._factors: dict[int, Factors] = {}
-        self._told: list[tuple[int, pb.Norm]] = []
+        self._outgoing: list[tuple[int, pb.Norm]] = []
 
     def draw_from(self, draws: Draws, first: int, *, secret: bool) -> None:
         """Take the dominator's draws of the pass that began at boundary `first`."""
@@ -110,7 +110,7 @@ class PrivateSteps:
         if self._index == DOMINATOR:
             self._put(step, DOMINATOR, joined)
         else:
-            self._told.append((DOMINATOR, pb.Norm(step=step, squares=joined)))
+            self._outgoing.append((DOMINATOR, pb.Norm(step=step, squares=joined)))
 
     def receive(self, partner: int, norm: pb.Norm) -> None:
         """Take another piece's norms, or the dominator's factors. Raises WireError if they were not due."""
@@ -137,10 +137,10 @@ class PrivateSteps:
         if len({len(each) for each in known.values()}) > 1:
             raise WireError(f"piece {piece} has norms of {len(squares)} samples at step {step}, others not")
         if len(known) == self._pieces:
-            told = [known[each] for each in range(self._pieces)]
+            known_squares = [known[each] for each in range(self._pieces)]
             del self._squares[step]
-            factors = factors_of(told, self.clipping.clip)
-            self._end(step, factors, b"".join(each.tobytes() for each in told))
+            factors = factors_of(known_squares, self.clipping.clip)
+            self._end(step, factors, b"".join(each.tobytes() for each in known_squares))
 
     def _end(self, step: int, factors: Floats, seen: bytes) -> None:
         """Send every piece the end of the step. Where draws are secret, noise depends on the norms, too: a
@@ -155,13 +155,13 @@ class PrivateSteps:
             if piece == self._index:
                 self._factors[step] = Factors(factors, deviation, draws.expected, key)
                 continue
-            told = pb.Norm(step=step, factors=factors, deviation=deviation, divisor=draws.expected, key=key)
-            self._told.append((piece, told))
+            norm = pb.Norm(step=step, factors=factors, deviation=deviation, divisor=draws.expected, key=key)
+            self._outgoing.append((piece, norm))
 
-    def take_told(self) -> list[tuple[int, pb.Norm]]:
+    def take_messages(self) -> list[tuple[int, pb.Norm]]:
         """Return what waits to be sent to other pieces, once."""
-        told, self._told = self._told, []
-        return told
+        messages, self._outgoing = self._outgoing, []
+        return messages
 
     def rows(self, step: int) -> int | None:
         """Return the number of samples of a step whose factors are here; None if they are not."""

@@ -13,13 +13,13 @@ class Squares:
     def __init__(self, pieces: int, index: int) -> None:
         self._pieces, self._index = pieces, index
         self._known: dict[int, dict[int, float]] = {}
-        self._told: list[tuple[int, float]] = []
+        self._outgoing: list[tuple[int, float]] = []
 
     def tell(self, step: int, value: float) -> None:
         """Enter this piece's own."""
         self.put(self._index, step, value)
         if self._pieces > 1:
-            self._told.append((step, value))
+            self._outgoing.append((step, value))
 
     def put(self, piece: int, step: int, value: float) -> None:
         """Enter that of a piece. Raises WireError if it came twice or is no square."""
@@ -30,10 +30,10 @@ class Squares:
             raise WireError(f"the squared norm of piece {piece} at step {step} is {value}; training diverged")
         known[piece] = value
 
-    def take_told(self) -> list[tuple[int, float]]:
+    def take_messages(self) -> list[tuple[int, float]]:
         """Return what waits to be sent, once."""
-        told, self._told = self._told, []
-        return told
+        messages, self._outgoing = self._outgoing, []
+        return messages
 
     def complete(self, step: int) -> bool:
         """Return whether those of all pieces are here."""

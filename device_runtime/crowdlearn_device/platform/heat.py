@@ -57,12 +57,12 @@ class Heat:
 
 def _ask() -> int | None:
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             ["dumpsys", "thermalservice"], capture_output=True, text=True, timeout=ASK_SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    found = _STATUS.search(said.stdout)
+    found = _STATUS.search(output.stdout)
     return min(int(found[1]), len(STATUSES) - 1) if found else None
 
 

@@ -61,11 +61,11 @@ def predict(
         sys.stdout.write(text)
     else:
         write_atomically(output, text.encode())
-    told = f"{len(samples)} samples"
+    summary = f"{len(samples)} samples"
     if labels is None:
-        return told
+        return summary
     right = (classes == labels)[labels != IGNORED]
-    return f"{told}, accuracy {100 * float(right.mean()):.2f} %"
+    return f"{summary}, accuracy {100 * float(right.mean()):.2f} %"
 
 
 def _numbers(
@@ -82,11 +82,11 @@ def _numbers(
         sys.stdout.write(text.getvalue())
     else:
         write_atomically(output, text.getvalue().encode())
-    told = f"{len(samples)} samples"
+    summary = f"{len(samples)} samples"
     if labels is None:
-        return told
+        return summary
     missed = np.abs(found - as_targets(labels, kept.targets, found.shape[1], str(inputs))).mean()
-    return f"{told}, mean absolute error {float(missed):.6g}"
+    return f"{summary}, mean absolute error {float(missed):.6g}"
 
 
 def is_prediction(text: str) -> bool:

@@ -74,8 +74,8 @@ class FileTap:
 
     def record(self, record: Record) -> None:
         values = np.ascontiguousarray(record.values)
-        told = {each.name: getattr(record, each.name) for each in fields(record) if each.name != "values"}
-        head = json.dumps({**told, "dtype": values.dtype.str, "shape": values.shape}).encode()
+        facts = {each.name: getattr(record, each.name) for each in fields(record) if each.name != "values"}
+        head = json.dumps({**facts, "dtype": values.dtype.str, "shape": values.shape}).encode()
         with self._path.open("ab") as file:
             file.write(_LENGTH.pack(len(head)) + head + values.tobytes())
 

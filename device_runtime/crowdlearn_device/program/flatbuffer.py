@@ -57,18 +57,18 @@ class Flatbuffer:
         size, room = self._read(_U16, places), self._read(_U16, places + 2)
         if size < 4 or size % 2 or room < 4 or at + room > len(self._data) or places + size > len(self._data):
             raise ProgramError(f"the program's table {name} at {at} does not fit into it")
-        told: Table = {}
+        fields: Table = {}
         slot = 4
         for field, kind in self._schema[name]:
             union = isinstance(kind, tuple) and kind[0] == "union"
             offset = self._read(_U16, places + slot) if slot + 2 <= size else 0
             if union:
                 value = self._read(_U16, places + slot + 2) if slot + 4 <= size else 0
-                told[field] = self._union(kind, at, offset, value, room)
+                fields[field] = self._union(kind, at, offset, value, room)
             else:
-                told[field] = self._field(kind, at + offset, room - offset) if offset else _absent(kind)
+                fields[field] = self._field(kind, at + offset, room - offset) if offset else _absent(kind)
             slot += 4 if union else 2
-        return told
+        return fields
 
     def _union(self, kind: Kind, at: int, type_at: int, value_at: int, room: int) -> Union | None:
         number = self._data[at + type_at] if 0 < type_at < room else 0

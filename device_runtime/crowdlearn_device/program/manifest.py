@@ -166,8 +166,8 @@ class Manifest(PieceShape):
         raise ProgramError(f"program {self.program[:12]} has no method {name}; export it again")
 
     def to_json(self) -> str:
-        told = {"format": FORMAT, **asdict(self), "optimizer": described(self.optimizer)}
-        return json.dumps(told, sort_keys=True, separators=(",", ":"))
+        fields = {"format": FORMAT, **asdict(self), "optimizer": described(self.optimizer)}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property
     def sha256(self) -> str:

@@ -97,11 +97,11 @@ def verify_for(manifest: Manifest, pte: bytes) -> None:
     """Raise ProgramError unless `pte` may be loaded and has the manifest's methods, with their arrays."""
     found = verify_program(pte).methods
     for method in manifest.methods:
-        told, due = found.get(method.name), (len(method.inputs), len(method.outputs))
-        if told != due:
-            said = "does not have" if told is None else f"has with {told[0]} inputs and {told[1]} outputs"
+        has, due = found.get(method.name), (len(method.inputs), len(method.outputs))
+        if has != due:
+            found_as = "does not have" if has is None else f"has with {has[0]} inputs and {has[1]} outputs"
             raise ProgramError(
-                f"the program {said} method {method.name} of {due[0]} inputs and {due[1]} outputs; "
+                f"the program {found_as} method {method.name} of {due[0]} inputs and {due[1]} outputs; "
                 "export and push it again"
             )
 
@@ -144,13 +144,13 @@ def _verified(pte: bytes) -> Verified:
 
 def _constants(program: Table, segments: Sequence[tuple[int, int]]) -> list[int]:
     """Return the bytes that each constant may take at most."""
-    told = program["constants"]
-    if told is None or not told["offsets"]:
+    constants = program["constants"]
+    if constants is None or not constants["offsets"]:
         return [len(buffer["storage"]) for buffer in program["constant_buffer"]]
-    _require(told["segment"] < len(segments), "its constants are in no segment")
-    size = segments[told["segment"]][1]
-    _require(all(offset <= size for offset in told["offsets"]), "a constant is outside of its segment")
-    return [size - offset for offset in told["offsets"]]
+    _require(constants["segment"] < len(segments), "its constants are in no segment")
+    size = segments[constants["segment"]][1]
+    _require(all(offset <= size for offset in constants["offsets"]), "a constant is outside of its segment")
+    return [size - offset for offset in constants["offsets"]]
 
 
 class _Plan:
@@ -242,19 +242,19 @@ class _Plan:
     def _check_call(self, call: Any, instructions: int) -> None:
         if call is None:
             raise ProgramError("an instruction is none")
-        kind, told = call
+        kind, arguments = call
         if kind in ("Kernel", "Delegated"):
             which = "operators" if kind == "Kernel" else "delegates"
-            number, count = told["operator" if kind == "Kernel" else "delegate"], len(self._plan[which])
+            number, count = arguments["operator" if kind == "Kernel" else "delegate"], len(self._plan[which])
             _require(0 <= number < count, f"{which} {number} of {count}")
-            self._check_indices(told["arguments"])
+            self._check_indices(arguments["arguments"])
         elif kind == "Move":
-            self._check_indices((told["source"], told["target"]))
+            self._check_indices((arguments["source"], arguments["target"]))
         elif kind == "Free":
-            self._check_indices((told["value"],), frozenset({"Tensor"}))
+            self._check_indices((arguments["value"],), frozenset({"Tensor"}))
         else:
-            self._check_indices((told["condition"],), frozenset({"Bool", "Tensor"}))
-            _require(0 <= told["to"] < instructions, f"instruction {told['to']} of {instructions}")
+            self._check_indices((arguments["condition"],), frozenset({"Bool", "Tensor"}))
+            _require(0 <= arguments["to"] < instructions, f"instruction {arguments['to']} of {instructions}")
 
 
 def _require(holds: bool, otherwise: str) -> None:

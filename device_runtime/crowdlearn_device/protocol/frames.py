@@ -79,8 +79,8 @@ def decode_frame(data: bytes) -> pb.Frame:
     if kind is None:
         raise WireError("empty frame, or one from a newer version; update the older side")
     for name, known in _WORDS[kind].items():
-        if (said := getattr(getattr(frame, kind), name)) not in known:
-            raise WireError(f"{kind} of unknown {name} {said}; update the older side")
+        if (value := getattr(getattr(frame, kind), name)) not in known:
+            raise WireError(f"{kind} of unknown {name} {value}; update the older side")
     return frame
 
 

@@ -38,8 +38,8 @@ FINGERPRINT = "fingerprint"
 
 def fingerprint(identity: bytes) -> str:
     """Return what owners compare of an identity: 32 hexadecimal digits in groups of four."""
-    told = hashlib.sha256(b"crowdlearn identity" + identity).digest()[:FINGERPRINT_BYTES].hex()
-    return " ".join(told[at : at + 4] for at in range(0, len(told), 4))
+    digest = hashlib.sha256(b"crowdlearn identity" + identity).digest()[:FINGERPRINT_BYTES].hex()
+    return " ".join(digest[at : at + 4] for at in range(0, len(digest), 4))
 
 
 def own_identity(home: Path) -> Identity:
@@ -47,10 +47,10 @@ def own_identity(home: Path) -> Identity:
     can read.
     """
     identity = Identity.load(home / "identity.key")
-    told = fingerprint(identity.public) + "\n"
+    line = fingerprint(identity.public) + "\n"
     path = home / FINGERPRINT
-    if not path.exists() or path.read_text() != told:
-        write_atomically(path, told.encode())
+    if not path.exists() or path.read_text() != line:
+        write_atomically(path, line.encode())
     return identity
 
 
@@ -214,8 +214,8 @@ def load_assignment_policy(home: Path) -> AssignmentPolicy | None:
     if not path.exists():
         return None
     try:
-        told = json.loads(path.read_text())
-        policy = _policy_of(told)
+        content = json.loads(path.read_text())
+        policy = _policy_of(content)
         listed = home / device_list.FILE
         if policy.signers and listed.exists():
             devices = device_list.read_list(listed.read_text(), policy.signers)
@@ -239,7 +239,7 @@ def take_list(home: Path, link: str) -> dict[str, str]:
     return devices
 
 
-def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
+def _policy_of(fields: dict[str, object]) -> AssignmentPolicy:
     default = AssignmentPolicy()
     names = (
         "most_neurons",
@@ -254,10 +254,10 @@ def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
         "least_noise",
         "hours",
     )
-    if unknown := told.keys() - {*names}:
+    if unknown := fields.keys() - {*names}:
         raise ValueError(f"{', '.join(sorted(unknown))} is no condition; there are {', '.join(names)}")
     values: dict[str, object] = {}
-    for name, value in told.items():
+    for name, value in fields.items():
         like = getattr(default, name)
         if isinstance(like, tuple):
             kind = int if name == "hours" else str

@@ -31,10 +31,10 @@ class DailyUse:
         self.metered = True
         """False if no meter here can be read."""
         try:
-            told = json.loads(self._path.read_text())
-            if told["day"] == self._day:
-                self._bytes = self._saved = int(told["bytes"])
-                self._joules = float(told.get("joules", 0.0))
+            content = json.loads(self._path.read_text())
+            if content["day"] == self._day:
+                self._bytes = self._saved = int(content["bytes"])
+                self._joules = float(content.get("joules", 0.0))
         except (OSError, ValueError, KeyError, TypeError):
             pass
 
@@ -72,8 +72,8 @@ class DailyUse:
     def save(self) -> None:
         """Write the count to disk."""
         self._saved = self.bytes
-        told = {"day": self._day, "bytes": self._saved, "joules": self._joules}
+        fields = {"day": self._day, "bytes": self._saved, "joules": self._joules}
         try:
-            write_atomically(self._path, json.dumps(told).encode())
+            write_atomically(self._path, json.dumps(fields).encode())
         except OSError as error:  # what it cannot write next is told of; the bounds hold meanwhile
             log.warning("what is used today cannot be written down: %s", error)

@@ -45,10 +45,10 @@ def load_signer(path: Path) -> Ed25519PrivateKey:
 
 def signed_list(devices: Mapping[str, str], signer: Ed25519PrivateKey) -> str:
     """Return the list of devices, fingerprints by name, as a JSON file has it."""
-    told = dict(sorted(devices.items()))
-    signature = signer.sign(_signed(told)).hex()
+    fields = dict(sorted(devices.items()))
+    signature = signer.sign(_signed(fields)).hex()
     public = signer.public_key().public_bytes_raw().hex()
-    return json.dumps({"devices": told, "signer": public, "signature": signature}, indent=1) + "\n"
+    return json.dumps({"devices": fields, "signer": public, "signature": signature}, indent=1) + "\n"
 
 
 def signer_of(text: str) -> str:
@@ -86,10 +86,10 @@ def list_of_link(link: str) -> str:
             raise ValueError("another kind of link")
         (packed,) = parse_qs(parts.query, strict_parsing=True, max_num_fields=2)["list"]
         unpacking = zlib.decompressobj()
-        told = unpacking.decompress(base64.urlsafe_b64decode(packed), MOST_UNPACKED)
+        output = unpacking.decompress(base64.urlsafe_b64decode(packed), MOST_UNPACKED)
         if not unpacking.eof:
             raise ValueError("it is cut off, or too long")
-        text = json.dumps(json.loads(told), indent=1) + "\n"
+        text = json.dumps(json.loads(output), indent=1) + "\n"
     except (ValueError, KeyError, zlib.error) as error:
         raise PolicyError(
             f"{link[:60]!r} has no list of devices ({error}); scan what 'crowdlearn device-list' shows"
@@ -103,9 +103,9 @@ def read_list(text: str, signers: Sequence[str]) -> dict[str, str]:
     hexadecimal digits) signed. Raises PolicyError if none did, or it is damaged.
     """
     try:
-        told = json.loads(text)
-        devices = {str(name): str(print_) for name, print_ in told["devices"].items()}
-        signature = bytes.fromhex(told["signature"])
+        content = json.loads(text)
+        devices = {str(name): str(print_) for name, print_ in content["devices"].items()}
+        signature = bytes.fromhex(content["signature"])
         keys = [Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)) for signer in signers]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PolicyError(f"{FILE} or its signers cannot be read ({error}); get the list anew") from error

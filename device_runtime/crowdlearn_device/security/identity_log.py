@@ -42,16 +42,16 @@ class IdentityLog:
         """The hash over all lines: two readers that have the same one have read the same log."""
         for number, line in enumerate(self._whole_lines(), 1):
             try:
-                told = json.loads(line)
-                content = json.dumps(told["met"])
-                if told["chain"] != self._chain(content):
+                entry = json.loads(line)
+                content = json.dumps(entry["met"])
+                if entry["chain"] != self._chain(content):
                     raise ValueError("its hash is not that of the lines before it")
-                self.met.append(Met(**told["met"]))
+                self.met.append(Met(**entry["met"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise StateError(
                     f"{FILE}, line {number}, is not as this device wrote it ({error}); see who changed it"
                 ) from error
-            self.head = told["chain"]
+            self.head = entry["chain"]
 
     def note(self, run: str, identities: Mapping[int, bytes]) -> list[Met]:
         """Add the identities of a run, by number, that it has not met there; on disk when this returns.

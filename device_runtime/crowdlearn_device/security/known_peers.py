@@ -99,7 +99,7 @@ class KnownPeers:
                 )
             numbers.append(peer.device)
         if identities != self.identities:
-            told = {number: key.hex() for number, key in identities.items()}
-            write_atomically(self._path, json.dumps(told, indent=1).encode())
+            fields = {number: key.hex() for number, key in identities.items()}
+            write_atomically(self._path, json.dumps(fields, indent=1).encode())
             self.identities = identities
         return numbers

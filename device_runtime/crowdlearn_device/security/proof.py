@@ -69,8 +69,15 @@ def answer(identity: Identity, hello: pb.Hello, challenge: pb.Challenge, binding
 
 
 def _mac(secret: bytes, hello: pb.Hello, challenge: pb.Challenge, binding: bytes) -> bytes:
-    said = (hello.device.encode(), hello.identity, hello.nonce, challenge.nonce, challenge.ephemeral, binding)
-    return hmac.digest(secret, b"crowdlearn hello %d" % VERSION + b"".join(_framed(said)), "sha256")
+    parts = (
+        hello.device.encode(),
+        hello.identity,
+        hello.nonce,
+        challenge.nonce,
+        challenge.ephemeral,
+        binding,
+    )
+    return hmac.digest(secret, b"crowdlearn hello %d" % VERSION + b"".join(_framed(parts)), "sha256")
 
 
 def _framed(parts: Iterable[bytes]) -> Iterable[bytes]:

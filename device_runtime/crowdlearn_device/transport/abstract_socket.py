@@ -42,6 +42,6 @@ def listen_abstract(name: str) -> socket.socket:
 
 def is_welcome(connection: socket.socket) -> bool:
     """Return whether the peer is adb's daemon or this user itself."""
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(told)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
     return user in (ROOT, SHELL, os.getuid())

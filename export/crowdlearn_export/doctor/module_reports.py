@@ -65,8 +65,8 @@ def _frozen(module: nn.Module) -> str:
     weights = dict(module.named_parameters())
     frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     fixed = isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training
-    said = ["frozen"] if frozen and len(frozen) == len(weights) else [f"{name} frozen" for name in frozen]
-    return ", ".join([*said, *(["statistics fixed"] if fixed else [])])
+    parts = ["frozen"] if frozen and len(frozen) == len(weights) else [f"{name} frozen" for name in frozen]
+    return ", ".join([*parts, *(["statistics fixed"] if fixed else [])])
 
 
 def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], tuple[int, ...]]:

@@ -58,17 +58,17 @@ class Methods:
         """Return the method of `stage` if it was compiled before and its file is whole."""
         try:
             head, _, pte = self._path(stage, backend).read_bytes().partition(b"\n")
-            told: Mapping[str, Any] = json.loads(head)
-            if told["sha256"] != hashlib.sha256(pte).hexdigest():
+            content: Mapping[str, Any] = json.loads(head)
+            if content["sha256"] != hashlib.sha256(pte).hexdigest():
                 return None
             program = CompiledProgram(
                 pte,
-                tuple(told["buffers"]),
-                told["workspace_bytes"],
-                tuple(told["operators"]),
-                told["backends"],
+                tuple(content["buffers"]),
+                content["workspace_bytes"],
+                tuple(content["operators"]),
+                content["backends"],
             )
-            return CompiledMethod(program, told["multiplications"])
+            return CompiledMethod(program, content["multiplications"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -83,9 +83,9 @@ class Methods:
         )
 
     def _keep(self, path: Path, compiled: CompiledMethod) -> CompiledMethod:
-        told = asdict(compiled.program) | {"multiplications": compiled.multiplications}
-        pte = told.pop("pte")
-        head = json.dumps({**told, "sha256": hashlib.sha256(pte).hexdigest()})
+        described = asdict(compiled.program) | {"multiplications": compiled.multiplications}
+        pte = described.pop("pte")
+        head = json.dumps({**described, "sha256": hashlib.sha256(pte).hexdigest()})
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         partial.write_bytes(head.encode() + b"\n" + pte)

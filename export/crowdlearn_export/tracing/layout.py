@@ -28,8 +28,8 @@ def remedy(run: Callable[[Tensor], Any], sample: Sequence[int]) -> str:
     for order in (*(CHANNELS if axes == 3 else ()), *permutations(range(axes))):
         shape = tuple(sample[axis] for axis in order)
         if shape != tuple(sample) and _runs(run, shape):
-            told = ", ".join(map(str, (0, *(axis + 1 for axis in order))))
-            return f"; it runs on samples of shape {shape}: save them transposed, inputs.transpose({told})"
+            text = ", ".join(map(str, (0, *(axis + 1 for axis in order))))
+            return f"; it runs on samples of shape {shape}: save them transposed, inputs.transpose({text})"
     return OTHERWISE
 
 

@@ -125,8 +125,8 @@ class Apt:
 
 def _mirror_of_this_computer() -> str:
     form = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
-    told = _run(["apt-get", "indextargets", "--format", form], Path.cwd(), "asking apt for a mirror")
-    for line in told.splitlines():
+    output = _run(["apt-get", "indextargets", "--format", form], Path.cwd(), "asking apt for a mirror")
+    for line in output.splitlines():
         origin, label, address = (line + "||").split("|")[:3]
         if origin == "Debian" and label == "Debian" and address:
             return address

@@ -69,7 +69,7 @@ def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typ
     app.callback()(_options)
     for name in names:
         module, _, attribute = COMMANDS[name].partition(":")
-        command = _told(module, attribute) if listed else None
+        command = _stand_in(module, attribute) if listed else None
         command = command or getattr(import_module(f".{module}", __name__), attribute)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
@@ -78,7 +78,7 @@ def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typ
     return app
 
 
-def _told(module: str, function: str) -> Callable[[], None] | typer.Typer | None:
+def _stand_in(module: str, function: str) -> Callable[[], None] | typer.Typer | None:
     """Return a stand-in that has the help of a command, or of a group of commands, read from its source; None
     if there is none to read.
     """
@@ -89,11 +89,11 @@ def _told(module: str, function: str) -> Callable[[], None] | typer.Typer | None
     for node in ast.parse(source.read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
 
-            def told() -> None:
+            def stand_in() -> None:
                 raise NotImplementedError(function)
 
-            told.__doc__ = ast.get_docstring(node)
-            return told
+            stand_in.__doc__ = ast.get_docstring(node)
+            return stand_in
         match node:
             case ast.Assign(
                 targets=[ast.Name(id=name)],
@@ -129,7 +129,7 @@ def _options(
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose contradict each other; give one of them")
     choose(Verbosity(quiet, verbose), log_file)
-    ASKED.set(lambda told: typer.echo(printable(told), err=True))
+    ASKED.set(lambda text: typer.echo(printable(text), err=True))
 
 
 FAILED, INTERRUPTED = 1, 130
@@ -150,12 +150,12 @@ def main() -> None:
         try:
             _application(first)(args=[*own, *words])
         except (CrowdlearnError, OSError) as error:
-            told = _system_error(error) if isinstance(error, OSError) else str(error)
-            told = printable(" ".join(told.splitlines()))
-            log_error(error, told)
+            text = _system_error(error) if isinstance(error, OSError) else str(error)
+            text = printable(" ".join(text.splitlines()))
+            log_error(error, text)
             if os.environ.get("CROWDLEARN_DEBUG"):
                 raise
-            print(f"crowdlearn: {told}", file=sys.stderr)
+            print(f"crowdlearn: {text}", file=sys.stderr)
             sys.exit(INTERRUPTED if isinstance(error, Interrupted) else FAILED)
         except SystemExit as exit:
             if _interrupted(exit):

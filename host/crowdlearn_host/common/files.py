@@ -42,7 +42,7 @@ def appending(path: Path) -> BinaryIO:
 
 
 def read_lines(
-    path: Path, damaged: list[int] | None = None, whole: Callable[[dict[str, Any]], bool] = lambda told: True
+    path: Path, damaged: list[int] | None = None, whole: Callable[[dict[str, Any]], bool] = lambda line: True
 ) -> Iterator[dict[str, Any]]:
     """Yield the objects of a .jsonl file that are `whole`.
 
@@ -52,11 +52,11 @@ def read_lines(
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
-                told = json.loads(line)
+                content = json.loads(line)
             except (ValueError, RecursionError):
-                told = None
-            if isinstance(told, dict) and whole(told):
-                yield told
+                content = None
+            if isinstance(content, dict) and whole(content):
+                yield content
             elif damaged is not None:
                 damaged.append(number)
 

@@ -26,7 +26,7 @@ from crowdlearn_host.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 1 << 20
-MOST_SHOWN, MOST_TOLD = 200, 1000
+MOST_SHOWN, MOST_LISTED = 200, 1000
 """Characters of a value, and of a reason, that an error shows."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$"
 """Names that can be those of folders, on phones as well."""
@@ -74,14 +74,14 @@ class Description(Section):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of the class, with its own validators inside what makes their errors ours."""
 
-        def told(values: Any, build: ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo) -> Any:
+        def build(values: Any, make: ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo) -> Any:
             try:
-                return build(values)
+                return make(values)
             except ValidationError as error:
                 name = info.context.source if isinstance(info.context, Origin) else cls.__name__
                 raise _mistakes(error, cls, name) from error
 
-        return core_schema.with_info_wrap_validator_function(told, handler(source))
+        return core_schema.with_info_wrap_validator_function(build, handler(source))
 
 
 def located(written: Path, info: ValidationInfo) -> Path:
@@ -159,12 +159,12 @@ def _mistakes(error: ValidationError, model: type[BaseModel], source: str) -> Co
     """Return the error that names every mistake, but for those that only follow from one further inside."""
     mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
     places = [mistake["loc"] for mistake in mistakes]
-    told = [
+    lines = [
         _tell(source, mistake, model)
         for mistake in mistakes
         if not any(place[: len(mistake["loc"])] == mistake["loc"] != place for place in places)
     ]
-    return ConfigError("; ".join(told))
+    return ConfigError("; ".join(lines))
 
 
 def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
@@ -181,7 +181,7 @@ def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
     allowed = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if isinstance(mistake["input"], dict) and mistake["type"] == "value_error":  # a whole section
         return f"{source}: {key + ': ' if key else ''}{allowed}"
-    return f"{source}: {key or 'the file'} = {value}: {_short(allowed, MOST_TOLD)}"
+    return f"{source}: {key or 'the file'} = {value}: {_short(allowed, MOST_LISTED)}"
 
 
 def _short(text: str, most: int = MOST_SHOWN) -> str:

@@ -74,8 +74,8 @@ async def connect(found: Found, *, key: Path | None = None) -> AdbDevice:
 
 def named(serial: str, error: Exception) -> str:
     """Return the message of an error, with the serial of its phone before it unless it begins with that."""
-    told = str(error)
-    return told if told.startswith(serial) else f"{serial}: {told}"
+    text = str(error)
+    return text if text.startswith(serial) else f"{serial}: {text}"
 
 
 async def visit(all_found: Sequence[Found], *, key: Path | None = None) -> list[Visited]:

@@ -102,18 +102,18 @@ def parse_facts(serial: str, text: str) -> DeviceFacts:
     )
 
 
-def _runtimes(told: str, properties: dict[str, str]) -> tuple[str, ...]:
+def _runtimes(text: str, properties: dict[str, str]) -> tuple[str, ...]:
     abis = properties.get("ro.product.cpu.abilist", properties.get("ro.product.cpu.abi", "")).split(",")
     found = {
-        "app": "package:" in told,
-        "program": f"/{PROGRAM}" in told,
+        "app": "package:" in text,
+        "program": f"/{PROGRAM}" in text,
         "bundle": bool(ABIS.keys() & set(abis)),
     }
     return tuple(name for name, there in found.items() if there)
 
 
-def _fingerprint(told: str) -> str | None:
-    found = re.search(r"^([0-9a-f]{4}( [0-9a-f]{4}){7})\s*$", told, re.M)
+def _fingerprint(text: str) -> str | None:
+    found = re.search(r"^([0-9a-f]{4}( [0-9a-f]{4}){7})\s*$", text, re.M)
     return found[1] if found else None
 
 

@@ -49,8 +49,8 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
     ]
     messages = [m.message_seconds for m in members if m.message_seconds is not None]
     if len(messages) == len(members):
-        told = float(f"{max(messages):.3g}")
-        rows.append(("message_seconds", told, f"{emulated}sender and receiver, processor"))
+        slowest = float(f"{max(messages):.3g}")
+        rows.append(("message_seconds", slowest, f"{emulated}sender and receiver, processor"))
     if memories:
         rows.append(("max_memory", min(memories), "what was free"))
     if max_macs is not None:
@@ -62,15 +62,15 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
     return f"[[class]]\n{trips}" + "\n".join(lines) + "\n"
 
 
-def _energy(told: Sequence[Constants]) -> list[tuple[str, object, str]]:
+def _energy(constants: Sequence[Constants]) -> list[tuple[str, object, str]]:
     """Return energy constants of a class, which spends as its hungriest member; nothing if one is missing."""
     found: list[tuple[str, object, str]] = []
     for name in ("joules_per_mac", "joules_per_byte_sent", "joules_per_byte_received", "idle_watts"):
-        values = [value for each in told if (value := getattr(each, name)) is not None]
+        values = [value for each in constants if (value := getattr(each, name)) is not None]
         if not values:
             return []
         found.append((name, float(f"{max(values):.6g}"), ""))
-    provenances = sorted({each.provenance for each in told})
+    provenances = sorted({each.provenance for each in constants})
     found.append(("energy_provenance", provenances[0] if len(provenances) == 1 else "modelled", ""))
-    found.append(("energy_source", "; ".join(sorted({each.source for each in told})), ""))
+    found.append(("energy_source", "; ".join(sorted({each.source for each in constants})), ""))
     return found

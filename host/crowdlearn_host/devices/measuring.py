@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crowdlearn_host.adb.carriers.silence import Watched, silence_told
+from crowdlearn_host.adb.carriers.silence import Watched, silence_reported
 from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.deployment.shell import HOME, FileStore
 from crowdlearn_host.adb.services.device import AdbDevice
@@ -68,17 +68,17 @@ async def measure_macs(
     await FileStore(device, folder).install(probe.files)
     words = ["measure", "--programs", folder, "--program", probe.sha256, "--seconds", str(seconds)]
     line = shlex.join([*command, *words, "--threads", "1"])
-    said = (await device.shell(line, timeout=ANSWER_SECONDS + seconds)).check("crowdlearn-device measure")
+    output = (await device.shell(line, timeout=ANSWER_SECONDS + seconds)).check("crowdlearn-device measure")
     try:
-        answer = json.loads(said.splitlines()[-1])
+        answer = json.loads(output.splitlines()[-1])
         samples = int(answer["steps"]) * int(answer["batch"])
         rate = samples * probe.macs_a_sample / float(answer["seconds"])
     except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
         raise FleetError(
-            f"{device.serial}: crowdlearn-device measure answered {said[:200]!r}: {error}"
+            f"{device.serial}: crowdlearn-device measure answered {output[:200]!r}: {error}"
         ) from error
     if not 0 < rate < float("inf"):
-        raise FleetError(f"{device.serial}: crowdlearn-device measure answered {said[:200]!r}")
+        raise FleetError(f"{device.serial}: crowdlearn-device measure answered {output[:200]!r}")
     return rate
 
 
@@ -88,13 +88,13 @@ async def measure_messages(device: AdbDevice, *, program: Sequence[str] | None =
     """
     command = program or (await shell_runtime(device)).command
     line = shlex.join([*command, "messages"])
-    said = (await device.shell(line, timeout=ANSWER_SECONDS)).check("crowdlearn-device messages")
+    output = (await device.shell(line, timeout=ANSWER_SECONDS)).check("crowdlearn-device messages")
     try:
-        seconds = float(json.loads(said.splitlines()[-1])["message_seconds"])
+        seconds = float(json.loads(output.splitlines()[-1])["message_seconds"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise FleetError(f"{device.serial}: crowdlearn-device messages answered {said[:200]!r}") from error
+        raise FleetError(f"{device.serial}: crowdlearn-device messages answered {output[:200]!r}") from error
     if not 0 < seconds < 1:
-        raise FleetError(f"{device.serial}: crowdlearn-device messages answered {said[:200]!r}")
+        raise FleetError(f"{device.serial}: crowdlearn-device messages answered {output[:200]!r}")
     return seconds
 
 
@@ -107,7 +107,7 @@ async def _round_trip(device: AdbDevice) -> float:
             raise FleetError(f"{device.serial} does not echo")
 
     try:
-        with silence_told(device.serial, "an echo"):
+        with silence_reported(device.serial, "an echo"):
             return statistics.median([await _seconds(ping) for _ in range(PINGS)])
     finally:
         stream.abort()

@@ -43,8 +43,8 @@ def wait_ready(folder: Path, process: "subprocess.Popen[bytes]", ready: int) -> 
         raise FleetError(f"{folder.name} did not start within {START_SECONDS:.0f} s")
     if not os.read(ready, 16):
         process.wait()
-        said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
-        raise FleetError(f"{folder.name} did not start: {said[-1] if said else 'it printed nothing'}")
+        errors = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
+        raise FleetError(f"{folder.name} did not start: {errors[-1] if errors else 'it printed nothing'}")
 
 
 def readable(descriptor: int, seconds: float) -> bool:

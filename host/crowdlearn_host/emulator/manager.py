@@ -176,8 +176,8 @@ def waiting(name: str, home: Path | None = None) -> list[str]:
 
     Raises FleetError.
     """
-    told = _ask(_running(home, name), "waiting", answers="keys ")
-    return [key for key in told.split(",") if key]
+    output = _ask(_running(home, name), "waiting", answers="keys ")
+    return [key for key in output.split(",") if key]
 
 
 def accept(name: str, key: str, home: Path | None = None) -> None:

@@ -10,7 +10,7 @@ from crowdlearn_host.devices.facts import DeviceFacts
 from crowdlearn_host.devices.measuring import Probe
 from crowdlearn_host.errors import FleetError
 
-from .experiment import Told, count_windows, run_rounds
+from .experiment import OnStep, count_windows, run_rounds
 from .figures import Figures
 from .measure import ROUNDS
 from .phone import PhoneSubject
@@ -25,7 +25,7 @@ async def calibrate(
     facts: DeviceFacts,
     way: str,
     probe: Probe,
-    told: Told,
+    on_step: OnStep,
     *,
     seconds: float,
     meter: str = "",
@@ -46,7 +46,7 @@ async def calibrate(
             await subject.install([program])
             whole = min(seconds, VIRTUAL_SECONDS) if facts.virtual else seconds
             window = whole / count_windows([subject], [program], ROUNDS)
-            (windows,) = await run_rounds([subject], [program], ROUNDS, window, told)
+            (windows,) = await run_rounds([subject], [program], ROUNDS, window, on_step)
         except MeterError as error:
             raise FleetError(str(error)) from error
         finally:

@@ -41,7 +41,7 @@ class Window:
     why: str
 
 
-Told = Callable[[str, int, int], None]
+OnStep = Callable[[str, int, int], None]
 """A function that takes what begins now, its number, and how many there are."""
 
 
@@ -51,7 +51,7 @@ def count_windows(subjects: Sequence[Subject], programs: Sequence[Program], roun
 
 
 async def run_rounds(
-    subjects: Sequence[Subject], programs: Sequence[Program], rounds: int, seconds: float, told: Told
+    subjects: Sequence[Subject], programs: Sequence[Program], rounds: int, seconds: float, on_step: OnStep
 ) -> list[list[Window]]:
     """Measure in windows of so many seconds; the windows of each device.
 
@@ -70,7 +70,7 @@ async def run_rounds(
                 if k in failed:
                     continue
                 name = program.name if program else kind.value
-                told(f"round {turn + 1}, {subject.name}: {name}", number, total)
+                on_step(f"round {turn + 1}, {subject.name}: {name}", number, total)
                 try:
                     windows[k].append(await _window(subject, kind, program, seconds))
                 except FleetError as error:

@@ -69,8 +69,8 @@ class Figures:
     def source(self) -> str:
         """Return the meter and what it covers, or why there is none."""
         if self.subject.meter is None:
-            told = dict.fromkeys(self.subject.unread.values())
-            return f"no meter: {'; '.join(told) or 'the device has none'}"
+            fields = dict.fromkeys(self.subject.unread.values())
+            return f"no meter: {'; '.join(fields) or 'the device has none'}"
         used = next((w.used for w in self.kept if w.used is not None), None)
         if used is None:
             why = next((w.why for w in self.kept if w.why), self.failure or "no round was kept")
@@ -134,11 +134,11 @@ class Figures:
         if compute is None and self.subject.meter is not None and self.provenance is not None:
             why = next((w.why for w in windows if w.why), "too little energy for it; measure for longer")
             row["source"] += f": {why}"
-        told = [self._on_wire(row, wire, moved) for wire, moved in program.traffic.items()] or [row]
+        rows = [self._on_wire(row, wire, moved) for wire, moved in program.traffic.items()] or [row]
         for name in timed[0].stages:
             seconds = statistics.median(each.stages[name] / each.steps for each in timed)
-            told.append(self._empty(program) | {"stage": name, "ms": 1e3 * seconds, "macs": None})
-        return told
+            rows.append(self._empty(program) | {"stage": name, "ms": 1e3 * seconds, "macs": None})
+        return rows
 
     def _empty(self, program: Program) -> dict[str, Any]:
         energy = self.provenance
@@ -163,15 +163,15 @@ class Figures:
         """Return the row with what a sample moves on a wire, and the joules of that."""
         sent, received = moved
         each = self.constants
-        told = {**row, "wire": wire, "bytes": round(sent + received)}
+        on_wire = {**row, "wire": wire, "bytes": round(sent + received)}
         if each.joules_per_byte_sent is None or each.joules_per_byte_received is None:
-            return {**told, "joules": None, "joules a mini-batch": None}
+            return {**on_wire, "joules": None, "joules a mini-batch": None}
         radio = each.joules_per_byte_sent * sent + each.joules_per_byte_received * received
-        told |= {"radio joules": radio, "joules a MB": radio / (sent + received) * MEGABYTE}
+        on_wire |= {"radio joules": radio, "joules a MB": radio / (sent + received) * MEGABYTE}
         compute = row["compute joules"]
         whole = None if compute is None else compute + radio
         batch = self._programs[row["program"]].batch
-        return {**told, "joules": whole, "joules a mini-batch": None if whole is None else whole * batch}
+        return {**on_wire, "joules": whole, "joules a mini-batch": None if whole is None else whole * batch}
 
     def _net_joules(self, window: Window) -> float | None:
         """Return joules of a step beyond idling; None if the meter cannot tell them."""

@@ -14,7 +14,7 @@ from crowdlearn_host.devices.discovery import Found
 from crowdlearn_host.errors import FleetError
 
 from .computer import computer_subject
-from .experiment import Told, count_windows, run_rounds
+from .experiment import OnStep, count_windows, run_rounds
 from .figures import Figures
 from .phone import phone_subject
 from .subject import Program, Subject
@@ -62,7 +62,7 @@ class Measured:
 async def measure(
     found: Sequence[Found],
     programs: Sequence[Program],
-    told: Told,
+    on_step: OnStep,
     *,
     seconds: float = SECONDS,
     quick: bool = False,
@@ -84,7 +84,7 @@ async def measure(
             subjects.append(computer)
         notes: dict[str, list[str]] = {}
         for number, item in enumerate(found, 1):
-            told(f"preparing {item.serial}", number, len(found))
+            on_step(f"preparing {item.serial}", number, len(found))
             try:
                 phone = await opened.enter_async_context(phone_subject(item, key))
                 await phone.check_unplugged()
@@ -102,7 +102,7 @@ async def measure(
         if not subjects:
             raise FleetError(f"no device can be measured: {'; '.join(missing.values()) or 'there is none'}")
         for subject in subjects:
-            told(f"bringing the programs to {subject.name}", 1 + subjects.index(subject), len(subjects))
+            on_step(f"bringing the programs to {subject.name}", 1 + subjects.index(subject), len(subjects))
             await subject.install(list(programs))
         rounds = QUICK_ROUNDS if quick else ROUNDS
         window = QUICK_WINDOW if quick else seconds / max(count_windows(subjects, programs, rounds), 1)
@@ -112,7 +112,7 @@ async def measure(
                 f"{count_windows(subjects, programs, rounds)} windows; at least {LEAST_WINDOW} s are needed: "
                 "give more --seconds, or fewer phones"
             )
-        windows = await run_rounds(subjects, programs, rounds, window, told)
+        windows = await run_rounds(subjects, programs, rounds, window, on_step)
     figures = tuple(
         Figures(subject, of_subject, programs, notes.get(subject.name, ()))
         for subject, of_subject in zip(subjects, windows, strict=True)

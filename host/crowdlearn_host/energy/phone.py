@@ -18,7 +18,7 @@ from crowdlearn_device.energy.readings import Provenance
 from crowdlearn_device.energy.step_time import READY, StepTime
 from crowdlearn_device.errors import MeterError
 
-from crowdlearn_host.adb.carriers.silence import SILENCE_SECONDS, silence_told
+from crowdlearn_host.adb.carriers.silence import SILENCE_SECONDS, silence_reported
 from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.deployment.shell import HOME, FileStore
 from crowdlearn_host.adb.services.device import AdbDevice
@@ -105,9 +105,9 @@ class PhoneSubject(Subject):
 
     async def _tried(self, words: Sequence[str], seconds: float, begin: Edge, end: Edge) -> StepTime | None:
         """Return the time of steps; None if they had begun before the meter was read."""
-        said = ""
+        output = ""
         lines = _lines(self._device, shlex.join(words), seconds + SILENCE_SECONDS)
-        with silence_told(self._device.serial, "a line of crowdlearn-device measure"):
+        with silence_reported(self._device.serial, "a line of crowdlearn-device measure"):
             async with contextlib.aclosing(lines):
                 async for line in lines:
                     if line == READY:
@@ -119,8 +119,8 @@ class PhoneSubject(Subject):
                         await end()
                         return _step_time(self._device.serial, line)
                     else:
-                        said = line
-        why = said[:200] or "it says nothing"
+                        output = line
+        why = output[:200] or "it says nothing"
         raise FleetError(f"{self._device.serial}: crowdlearn-device measure fails: {why}")
 
     async def move(self, up: bool, seconds: float) -> int:
@@ -193,8 +193,8 @@ async def _lines(device: AdbDevice, command: str, silence: float) -> AsyncGenera
 
 def _step_time(serial: str, line: str) -> StepTime:
     try:
-        told = json.loads(line)
-        timed = StepTime(**told)
+        content = json.loads(line)
+        timed = StepTime(**content)
         if timed.steps < 1 or not 0 < timed.seconds < float("inf"):
             raise ValueError("no steps, or no time")
     except (ValueError, TypeError) as error:

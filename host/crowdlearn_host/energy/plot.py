@@ -16,22 +16,22 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    told = [row for row in rows if row.get("joules") is not None and not row.get("stage")]
-    figure = Figure(figsize=(9, 1.5 + 0.32 * max(len(told), 1)), layout="constrained")
+    measured = [row for row in rows if row.get("joules") is not None and not row.get("stage")]
+    figure = Figure(figsize=(9, 1.5 + 0.32 * max(len(measured), 1)), layout="constrained")
     axes = figure.subplots()
     names = [
         f"{row['device']}: {row['program']}{', ' + row['wire'] if row['wire'] else ''} ({row['provenance']})"
-        for row in told
+        for row in measured
     ]
-    compute = [1e3 * (row.get("compute joules") or 0.0) for row in told]
-    radio = [1e3 * (row.get("radio joules") or 0.0) for row in told]
-    places = list(range(len(told)))
+    compute = [1e3 * (row.get("compute joules") or 0.0) for row in measured]
+    radio = [1e3 * (row.get("radio joules") or 0.0) for row in measured]
+    places = list(range(len(measured)))
     axes.barh(places, compute, label="computing")
     axes.barh(places, radio, left=compute, label="radio")
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlabel("millijoules of a sample, beyond idle")
-    if told:
+    if measured:
         axes.legend()
     else:
         axes.text(0.5, 0.5, "no device reported its energy", ha="center", transform=axes.transAxes)

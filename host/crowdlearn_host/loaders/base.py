@@ -140,9 +140,9 @@ def extra(module: str, package: str, name: str) -> ModuleType:
 
 def listed(names: Sequence[object], last: str = ", ") -> str:
     """Return the first SHOWN names in a row, and how many more there are."""
-    told = [str(name) for name in names[:SHOWN]]
-    more = len(names) - len(told)
-    return ", ".join(told) + f" and {more} more" if more else last.join(told)
+    shown = [str(name) for name in names[:SHOWN]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + f" and {more} more" if more else last.join(shown)
 
 
 def class_numbers(found: Sequence[str], classes: Sequence[str], where: Callable[[int], str]) -> NDArray[Any]:

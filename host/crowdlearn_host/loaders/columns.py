@@ -103,22 +103,22 @@ def column(
 
     Raises ConfigError if it is neither for sure, has no value at all, or too many categories.
     """
-    told = [(line, cell.strip()) for line, cell in zip(lines, cells, strict=True) if not is_missing(cell)]
-    if not told:
+    present = [(line, cell.strip()) for line, cell in zip(lines, cells, strict=True) if not is_missing(cell)]
+    if not present:
         raise ConfigError(f"column {name} has no value in the training data; leave it out with --without")
-    values = [number(cell) for _, cell in told]
+    values = [number(cell) for _, cell in present]
     numbers = [value for value in values if value is not None]
-    if len(numbers) == len(told) and not categories:
+    if len(numbers) == len(present) and not categories:
         mean = float(np.mean(numbers))
         spread = float(np.std(numbers)) if standardise else 1.0
         return Numbers(name, mean, mean if standardise else 0.0, spread or 1.0)
-    if numbers and not categories and len(numbers) >= MOSTLY * len(told):
-        line, cell = next(pair for pair, value in zip(told, values, strict=True) if value is None)
+    if numbers and not categories and len(numbers) >= MOSTLY * len(present):
+        line, cell = next(pair for pair, value in zip(present, values, strict=True) if value is None)
         raise ConfigError(
             f"column {name} holds numbers, and {cell!r} in line {line}; correct it, or name the column in "
             "--categories"
         )
-    counted = Counter(cell for _, cell in told)
+    counted = Counter(cell for _, cell in present)
     if len(counted) > MOST_CATEGORIES:
         raise ConfigError(
             f"column {name} holds {len(counted)} different words, at most {MOST_CATEGORIES} become inputs; "

@@ -88,7 +88,7 @@ def convert(
         _options(loader),
         {split: len(arrays) for split, arrays in written.items()},
         tuple(train.inputs.shape[1:]),
-        _told(train, notes),
+        _summary(train, notes),
         notes.classes,
         notes.inputs,
         tuple(notes.said),
@@ -165,7 +165,7 @@ def _check(arrays: Arrays, split: str) -> None:
         raise ConfigError(f"all labels of the training data are {counted.min():g}; nothing to learn")
 
 
-def _told(arrays: Arrays, notes: Notes) -> str:
+def _summary(arrays: Arrays, notes: Notes) -> str:
     """Return in words what the labels are."""
     labels = arrays.labels
     if labels.dtype.kind == "f":

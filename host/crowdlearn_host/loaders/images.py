@@ -137,8 +137,8 @@ def decoder(
                 image, resized = image.resize((width, height)), resized + 1
             pixels[at] = np.asarray(image, np.uint8).reshape(height, width, depth)
         if converted:
-            told = listed([f"{count} of {mode}" for mode, count in converted.most_common()])
-            notes.say(f"images become {'grey' if depth == 1 else 'RGB'}, without transparency: {told}")
+            modes = listed([f"{count} of {mode}" for mode, count in converted.most_common()])
+            notes.say(f"images become {'grey' if depth == 1 else 'RGB'}, without transparency: {modes}")
         if resized:
             notes.say(f"{resized} images are resized to {height}x{width}, whatever their proportions")
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

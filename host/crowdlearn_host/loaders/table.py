@@ -137,20 +137,20 @@ class CsvLoader(Loader[Table]):
         holes = {name: rows for name, rows in holes.items() if rows}
         if not holes:
             return table
-        told = listed([f"{len(rows)} in {name}" for name, rows in holes.items()])
+        places = listed([f"{len(rows)} in {name}" for name, rows in holes.items()])
         first = min(table.lines[rows[0]] for rows in holes.values())
         if self.missing == "refuse":
             raise ConfigError(
-                f"{place} misses values, the first in line {first}: {told}, of {len(table)} lines; give "
+                f"{place} misses values, the first in line {first}: {places}, of {len(table)} lines; give "
                 "--missing drop, --missing fill, or leave columns out with --without"
             )
         without_target = {at for name in targets for at in holes.get(name, ())}
         gone = without_target if self.missing == "fill" else {at for rows in holes.values() for at in rows}
         kept = np.array([at for at in range(len(table)) if at not in gone], np.int64)
         if gone:
-            notes.say(f"{place.name}: {len(gone)} of {len(table)} lines are dropped, missing: {told}")
+            notes.say(f"{place.name}: {len(gone)} of {len(table)} lines are dropped, missing: {places}")
         if self.missing == "fill":
-            notes.say(f"{place.name}: missing values are the mean or the usual category: {told}")
+            notes.say(f"{place.name}: missing values are the mean or the usual category: {places}")
         if not len(kept):
             raise ConfigError(f"{place}: every line misses a value; give --missing fill")
         return table.subset(kept)

@@ -151,5 +151,5 @@ def _check_finite(arrays: Arrays, place: Path) -> None:
 
 def _reason(error: Exception) -> str:
     """Return why torch refuses a file, without its advice on how to run what the file holds."""
-    told = re.search(r"(?i)unsupported [^\n]{1,100}", str(error))
-    return told.group() if told else (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    found = re.search(r"(?i)unsupported [^\n]{1,100}", str(error))
+    return found.group() if found else (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

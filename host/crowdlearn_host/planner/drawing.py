@@ -81,15 +81,15 @@ def palette(pieces: int) -> list[str]:
 
 
 def _subtitle(plan: Plan) -> str:
-    told = [] if plan.traffic is None else [f"{_size(plan.traffic.total)} relayed per epoch"]
+    parts = [] if plan.traffic is None else [f"{_size(plan.traffic.total)} relayed per epoch"]
     if plan.certificate is not None:
         above = f"at most {100 * plan.certificate.gap:.1f} % above the optimum"
         proof = "proven optimal" if plan.certificate.optimal else above
-        told.append(proof)
+        parts.append(proof)
     if len(plan.groups) > 1:
-        told.append(f"{len(plan.groups)} groups")
-    told.append("ribbons are sums that cross to another device; between slices of one colour nothing does")
-    return " · ".join(told)
+        parts.append(f"{len(plan.groups)} groups")
+    parts.append("ribbons are sums that cross to another device; between slices of one colour nothing does")
+    return " · ".join(parts)
 
 
 def _slices(pieces: Sequence[PiecePlan], layer: int) -> list[_Slice]:

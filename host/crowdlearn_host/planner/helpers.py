@@ -65,7 +65,7 @@ def helper_layers(graph: NeuronGraph) -> tuple[int, ...]:
     return tuple(layer.index for layer in graph.layers if layer.name.endswith(SUFFIX))
 
 
-def convolutions_told(graph: NeuronGraph) -> tuple[pb.LinearMap, ...]:
+def convolution_messages(graph: NeuronGraph) -> tuple[pb.LinearMap, ...]:
     """Return what devices have to know of the maps on shares that are not dense."""
     found, owned = [], set(helper_layers(graph))
     for number, edge in enumerate(graph.edges):

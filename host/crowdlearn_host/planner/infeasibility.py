@@ -24,7 +24,7 @@ from crowdlearn_host.planner.solver.search import search
 
 SECONDS = 10.0
 """The longest time of an explanation."""
-TOLD = 4
+MOST_WAYS = 4
 """Ways out that are told."""
 
 
@@ -124,21 +124,21 @@ def explain(
             return f"{verdict}, nor what to relax; give it more seconds"
         return f"{verdict}: {_uplinks(problem, deadline.left)}"
 
-    def told(stretch: Stretch) -> str:
+    def in_words(stretch: Stretch) -> str:
         parts = " and ".join(_tell(problem, fleet, one, sample_bytes) for one in stretch.budgets)
         return parts if stretch.least else f"{parts} or less"
 
-    parts = [told(joint)]
+    parts = [in_words(joint)]
     keys = [(c, budget.name) for c, s in enumerate(problem.seats) for budget in s.budgets if not budget.hard]
     for key in dict.fromkeys(keys):
         left = deadline.left
-        if len(parts) == TOLD or left <= 0:
+        if len(parts) == MOST_WAYS or left <= 0:
             break
         if [(one.seat, one.budget) for one in joint.budgets] == [key]:
             continue
         alone = relaxations(problem, left, key)
         if alone is not None and alone.budgets:
-            parts.append(told(alone))
+            parts.append(in_words(alone))
     return f"{verdict}; it would take " + ", or ".join([*parts, *other])
 
 
@@ -147,17 +147,17 @@ def _other_privacy(problem: Problem, leaks: Leaks, deadline: Deadline) -> list[s
     slices on shares.
     """
     least, least_label = least_leak(problem, leaks, deadline), least_label_leak(problem, leaks, deadline)
-    told = [] if least is None else [_capped("max_leak", least, leaks.limit)]
+    advice = [] if least is None else [_capped("max_leak", least, leaks.limit)]
     if least_label is not None:
-        told.append(_capped("max_label_leak", least_label, leaks.label_limit))
-    if not told and leaks.levels and leaks.label_levels:
+        advice.append(_capped("max_label_leak", least_label, leaks.label_limit))
+    if not advice and leaks.levels and leaks.label_levels:
         open_ = replace(leaks, limit=leaks.levels[-1])
         label = least_label_leak(problem, open_, deadline)
         both = None if label is None else least_leak(problem, replace(leaks, label_limit=label), deadline)
         if label is not None and both is not None:
             first = _capped("max_leak", both, leaks.limit)
-            told.append(f"{first} and {_capped('max_label_leak', label, leaks.label_limit)}")
-    return [*told, "sums = 'shares', of which one helper re-identifies none and reads no labels"]
+            advice.append(f"{first} and {_capped('max_label_leak', label, leaks.label_limit)}")
+    return [*advice, "sums = 'shares', of which one helper re-identifies none and reads no labels"]
 
 
 def _capped(name: str, needed: float, limit: float) -> str:
@@ -221,5 +221,5 @@ def _uplinks(problem: Problem, seconds: float) -> str:
         sent = uplink(problem, division.counts, k)
         if sent > problem.seats[seat].uplink:
             needs[problem.seats[seat].name] = max(needs.get(problem.seats[seat].name, 0.0), sent)
-    told = [f"uplink {sent:,.0f} B a sample on {name}" for name, sent in needs.items()]
-    return "it would take " + " and ".join(told)
+    lines = [f"uplink {sent:,.0f} B a sample on {name}" for name, sent in needs.items()]
+    return "it would take " + " and ".join(lines)

@@ -149,14 +149,14 @@ def _tightened(fleet: Fleet, plan: Plan, over: dict[str, float]) -> Fleet:
 
 
 def _too_much_energy(fleet: Fleet, least: dict[str, float]) -> str:
-    told = [
+    lines = [
         f"{least[kind.name]:,.3g} J an epoch on {kind.name} (limit {kind.joules_limit:,.3g})"
         for kind in fleet.classes
         if kind.name in least and kind.joules_limit is not None
     ]
     return (
         "no plan that keeps to every energy budget was found; the nearest takes "
-        f"{' and '.join(told)}; raise the limit, or give samples or pieces to more devices"
+        f"{' and '.join(lines)}; raise the limit, or give samples or pieces to more devices"
     )
 
 
@@ -393,10 +393,10 @@ def _by_layer(priced: Costs, counts: Counts, layers: int) -> list[int]:
 def _piece(priced: Costs, problem: Problem, division: Division, k: int, piece: PiecePlan) -> PiecePlan:
     counts, seat = division.counts[k], problem.seats[division.seats[k]]
     sent = uplink(problem, division.counts, k)
-    told = [BudgetUse(b.name, b.unit, b.use(counts), b.limit) for b in seat.budgets]
+    budgets = [BudgetUse(b.name, b.unit, b.use(counts), b.limit) for b in seat.budgets]
     uses = [
-        max((u for u in told if u.name == n), key=lambda u: u.share)
-        for n in dict.fromkeys(u.name for u in told)
+        max((u for u in budgets if u.name == n), key=lambda u: u.share)
+        for n in dict.fromkeys(u.name for u in budgets)
     ]
     if seat.uplink < inf:
         uses.append(BudgetUse("uplink", "B", sent, seat.uplink))

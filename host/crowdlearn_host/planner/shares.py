@@ -131,11 +131,11 @@ class _Part:
         """Return the numbers of all checks, of a mini-batch: with noise, gradients are the dominator's to
         check, and nothing travels for it.
         """
-        told = 0 if private else HELPERS * HELPERS
+        norms = 0 if private else HELPERS * HELPERS
         if self.edge.kind == "depthwise":
-            return self.parameters * (COLUMNS * (1 + self.back) + told)
+            return self.parameters * (COLUMNS * (1 + self.back) + norms)
         back = self.targets * self.taps if self.back else 0
-        return COLUMNS * (self.parameters // self.targets * (1 + told) + back)
+        return COLUMNS * (self.parameters // self.targets * (1 + norms) + back)
 
     @property
     def checked(self) -> int:

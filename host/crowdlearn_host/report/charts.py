@@ -142,8 +142,8 @@ def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> str:
     for layer in _labelled(layers, pitch):
         name = {0: "input", layers - 1: "output"}.get(layer, f"hidden {layer}")
         x = left + (layer + 0.5) * pitch
-        for told, y in ((name, HEIGHT - 16), (str(counts[layer]), HEIGHT - 3)):
-            drawn.append(f'<text class="label middle" x="{x:.1f}" y="{y}">{told}</text>')
+        for text, y in ((name, HEIGHT - 16), (str(counts[layer]), HEIGHT - 3)):
+            drawn.append(f'<text class="label middle" x="{x:.1f}" y="{y}">{text}</text>')
     names = [f"piece {n}" + (" (dominator)" if n == 0 else "") for n in range(len(pieces))]
     if len(pieces) > 8:
         names = ["piece 0 (dominator)", *(str(n) for n in range(1, len(pieces)))]

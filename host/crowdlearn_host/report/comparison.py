@@ -19,22 +19,22 @@ from .run import Run, parsed
 def comparison(runs: Sequence[tuple[Run, Path]], target: Path) -> str:
     """Return the page that compares `runs`, each with its own report's file, for the file `target`."""
     names = _names([run for run, _ in runs])
-    told = list(zip(names, (run for run, _ in runs), strict=True))
+    named = list(zip(names, (run for run, _ in runs), strict=True))
     links = "".join(
         f'<span><a href="{escape(_link(report, target))}">{escape(name)}</a></span> '
         for name, (_, report) in zip(names, runs, strict=True)
     )
     of_purposes = [purpose for purpose in PURPOSES if any(_sent(run).get(purpose) for run, _ in runs)]
-    sent = {name: [_sent(run).get(purpose, 0) / 1e6 for purpose in of_purposes] for name, run in told}
+    sent = {name: [_sent(run).get(purpose, 0) / 1e6 for purpose in of_purposes] for name, run in named}
     sections = [
-        ("Test accuracy", curves({name: run.accuracy for name, run in told}, "samples", "%")),
+        ("Test accuracy", curves({name: run.accuracy for name, run in named}, "samples", "%")),
         (
             "Training loss, mean of each epoch",
-            curves({n: run.mean_loss for n, run in told}, "samples", "loss"),
+            curves({n: run.mean_loss for n, run in named}, "samples", "loss"),
         ),
         ("Bytes sent by devices", bars(sent, of_purposes, " MB", in_order=True)),
-        ("Configuration, where it differs", _differences(told)),
-        ("Figures", table(("", *names), _figures(told))),
+        ("Configuration, where it differs", _differences(named)),
+        ("Figures", table(("", *names), _figures(named))),
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     return document(" and ".join(names), f'<p class="about">reports: {links}</p>', body)
@@ -54,20 +54,20 @@ def _sent(run: Run) -> dict[str, int]:
     return {each.purpose: each.sent for each in run.ledger}
 
 
-def _figures(told: Sequence[tuple[str, Run]]) -> list[tuple[str, ...]]:
-    found = [dict(figures(run)) for _, run in told]
+def _figures(named: Sequence[tuple[str, Run]]) -> list[tuple[str, ...]]:
+    found = [dict(figures(run)) for _, run in named]
     keys = dict.fromkeys(key for each in found for key in each)
     return [(key, *(each.get(key, "") for each in found)) for key in keys]
 
 
-def _differences(told: Sequence[tuple[str, Run]]) -> str:
-    flat = [dict(_flat(parsed(run.config))) for _, run in told]
+def _differences(named: Sequence[tuple[str, Run]]) -> str:
+    flat = [dict(_flat(parsed(run.config))) for _, run in named]
     keys = dict.fromkeys(key for each in flat for key in each)
     rows = [(key, *(each.get(key, "") for each in flat)) for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     if not differing:
         return '<p class="none">nowhere</p>'
-    return table(("key", *(name for name, _ in told)), differing)
+    return table(("key", *(name for name, _ in named)), differing)
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

@@ -31,13 +31,13 @@ def lines_of(path: Path, damaged: list[str]) -> list[dict[str, Any]]:
     Raises ValueError if no line can be read, or the file is larger than MAX_BYTES.
     """
     wrong: list[int] = []
-    told = list(read_lines(path, wrong, countable)) if _is_there(path) else []
-    if wrong and not told:
+    lines = list(read_lines(path, wrong, countable)) if _is_there(path) else []
+    if wrong and not lines:
         raise ValueError(f"no line of {path.name} can be read")
     if wrong:
         where = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        damaged.append(f"{path.name}: {len(wrong)} of {len(wrong) + len(told)} lines are damaged ({where})")
-    return told
+        damaged.append(f"{path.name}: {len(wrong)} of {len(wrong) + len(lines)} lines are damaged ({where})")
+    return lines
 
 
 def countable(line: Mapping[str, Any]) -> bool:
@@ -45,8 +45,8 @@ def countable(line: Mapping[str, Any]) -> bool:
     spent = line.get("bytes", {})
     if not isinstance(spent, dict):
         return "event" in line  # of which one has a number of bytes
-    told = (*(value for key, value in line.items() if key in NUMBERS), *spent.values())
-    return all(value is None or isinstance(value, int | float) for value in told)
+    numbers = (*(value for key, value in line.items() if key in NUMBERS), *spent.values())
+    return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
 def _is_there(path: Path) -> bool:

@@ -78,11 +78,11 @@ class Lines:
 def _objects(text: bytes) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         try:
-            told = json.loads(line)
+            content = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(told, dict) and countable(told):
-            yield told
+        if isinstance(content, dict) and countable(content):
+            yield content
 
 
 class LiveRun:
@@ -96,7 +96,7 @@ class LiveRun:
         self._metrics, self._events = Lines(folder / "metrics.jsonl"), Lines(folder / "events.jsonl")
         self._lock = Lock()
         self._version = 0
-        self._told: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
 
     def state(self, seen: int) -> dict[str, Any] | None:
         """Return the parts of the page as HTML, with a `version`; None if that is what was `seen`.
@@ -105,12 +105,12 @@ class LiveRun:
         """
         with self._lock:
             changed = [lines.more() for lines in (self._metrics, self._events)]
-            if any(changed) or not self._told:
-                self._told = self._tell()
+            if any(changed) or not self._state:
+                self._state = self._read_state()
                 self._version += 1
-            return None if seen == self._version else {"version": self._version, **self._told}
+            return None if seen == self._version else {"version": self._version, **self._state}
 
-    def _tell(self) -> dict[str, Any]:
+    def _read_state(self) -> dict[str, Any]:
         try:
             run = assembled(self._folder, list(self._metrics.read), list(self._events.read))
             present = now(self._events.read)

@@ -35,8 +35,8 @@ def measured(rows: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, An
 
     for row in rows:
         if "round" in row:
-            told = {"accuracy": row.get("accuracy"), "loss": row.get("test_loss")}
-            note(row.get("epoch", 0), "test", told)
+            fields = {"accuracy": row.get("accuracy"), "loss": row.get("test_loss")}
+            note(row.get("epoch", 0), "test", fields)
             note(row.get("epoch", 0), "validation", row.get("validation") or {})
     last: Mapping[str, Any] = {}
     for event in events:
@@ -57,17 +57,17 @@ def measured(rows: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, An
 
 def sections(of: Measured) -> list[tuple[str, str, str]]:
     """Return title, HTML and style of the sections of a page that show it."""
-    told = []
+    parts = []
     for name, lines in of.curves.items():
         if any(len(line) > 1 for line in lines.values()):
-            told.append((f"{name.replace('_', ' ')} after each epoch", curves(lines, "epochs", ""), ""))
+            parts.append((f"{name.replace('_', ' ')} after each epoch", curves(lines, "epochs", ""), ""))
     if of.confusion:
-        told.append(("Confusion, at the last evaluation", _confusion(of.confusion), ""))
+        parts.append(("Confusion, at the last evaluation", _confusion(of.confusion), ""))
     if of.pairs:
-        told.append(
+        parts.append(
             ("Predictions and targets, at the last evaluation", scatter(of.pairs, "target", "prediction"), "")
         )
-    return told
+    return parts
 
 
 def _confusion(counts: Sequence[Sequence[int]]) -> str:

@@ -55,7 +55,7 @@ def sections(run: Run) -> Iterator[str]:
     """Yield the sections of the page."""
     troubles = [event for event in run.events if event.get("event") in TROUBLES]
     wide = "wide" if run.pieces and len(run.pieces[0]) > WIDE else ""
-    told: list[tuple[str, str, str]] = [
+    lines: list[tuple[str, str, str]] = [
         ("Test accuracy", curves({"accuracy": run.accuracy}, "samples", "%"), ""),
         ("Training loss", _loss(run), ""),
         *([("Epsilon spent", curves(run.epsilon, "samples", ""), "")] if run.epsilon else []),
@@ -65,22 +65,22 @@ def sections(run: Run) -> Iterator[str]:
         ("Load of each piece for a sample", _load(run), ""),
     ]
     if run.compared:
-        told.append(("Bytes planned and measured", _compared(run), ""))
+        lines.append(("Bytes planned and measured", _compared(run), ""))
     if run.epochs:
-        told.append(("Epochs", _epochs(run), ""))
+        lines.append(("Epochs", _epochs(run), ""))
     if run.classes:
-        told.append(("Classes, at the last evaluation", _classes(run), ""))
-    told += measured_sections(run.measured)
+        lines.append(("Classes, at the last evaluation", _classes(run), ""))
+    lines += measured_sections(run.measured)
     if not run.simulated:
         if run.joules:
-            told.append(("Energy of each device, modelled", _energy(run), ""))
-        told += [("Bytes of each device", _devices(run), ""), ("Passes as dominator", _passes(run), "")]
-    told += [
+            lines.append(("Energy of each device, modelled", _energy(run), ""))
+        lines += [("Bytes of each device", _devices(run), ""), ("Passes as dominator", _passes(run), "")]
+    lines += [
         ("Recoveries, refusals and heat", _events(troubles), ""),
-        ("Environment", table(("", ""), sorted(map(_told, run.environment.items()))), ""),
+        ("Environment", table(("", ""), sorted(map(_environment_row, run.environment.items()))), ""),
         ("Configuration", f"<pre>{escape(run.config)}</pre>", ""),
     ]
-    for title, content, style in told:
+    for title, content, style in lines:
         yield f"<section{f' class={style}' if style else ''}><h2>{title}</h2>{content}</section>"
 
 
@@ -134,7 +134,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
     sent = sum(each.sent for each in run.ledger)
     received = sum(each.received or 0 for each in run.ledger)
     last = run.epochs[-1].number + 1 if run.epochs else 0
-    told = [
+    lines = [
         ("test accuracy", f"{run.accuracy[-1][1]:.2f} %" if run.accuracy else "none"),
         ("test loss", "none" if run.test_loss is None else f"{run.test_loss:.4f}"),
         (
@@ -147,18 +147,18 @@ def figures(run: Run) -> list[tuple[str, str]]:
         ("MB modelled" if run.simulated else "MB sent by devices", f"{sent / 1e6:,.1f}"),
     ]
     if not run.simulated:
-        told.append(("MB received by devices", f"{received / 1e6:,.1f}"))
+        lines.append(("MB received by devices", f"{received / 1e6:,.1f}"))
     private = run.privacy
     of = (("a sample", private.sample), ("a group", private.group), ("a label", private.label))
-    told += [(f"epsilon of {name}", f"{epsilon:.2f}") for name, epsilon in of if epsilon is not None]
-    told += [
+    lines += [(f"epsilon of {name}", f"{epsilon:.2f}") for name, epsilon in of if epsilon is not None]
+    lines += [
         ("pieces", str(len(run.pieces) or "none")),
         ("recoveries", str(sum(event.get("event") == "recovering" for event in run.events))),
     ]
-    told += [("left out", words) for words in run.damaged]
+    lines += [("left out", words) for words in run.damaged]
     if run.left_out:
-        told.append(("values that are not finite, left out", str(run.left_out)))
-    return told
+        lines.append(("values that are not finite, left out", str(run.left_out)))
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -170,7 +170,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
 
 
-def _told(item: tuple[str, object]) -> tuple[str, str]:
+def _environment_row(item: tuple[str, object]) -> tuple[str, str]:
     """Return a row of the environment; of hashes their first digits."""
     name, value = item
     if isinstance(value, list):
@@ -293,8 +293,8 @@ def _events(events: Sequence[dict[str, Any]]) -> str:
         return '<p class="none">none</p>'
     rows = []
     for event in events[:MAX_ROWS]:
-        told = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event"))
+        text = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event"))
         moment = datetime.fromtimestamp(float(event.get("time", 0)), UTC)
-        rows.append((f"{moment:%H:%M:%S}", event["event"], told))
+        rows.append((f"{moment:%H:%M:%S}", event["event"], text))
     more = f'<p class="none">and {len(events) - MAX_ROWS} more</p>' if len(events) > MAX_ROWS else ""
     return table(("time (UTC)", "event", ""), rows) + more

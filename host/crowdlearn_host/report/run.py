@@ -215,12 +215,12 @@ def _samples(rows: list[dict[str, Any]]) -> list[float]:
 
 def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str, Any]]) -> list[Point]:
     """Return test accuracy in per cent over samples, from rows or from `evaluated` events by their time."""
-    told = [(x, 100 * float(row["accuracy"])) for x, row in points if row.get("accuracy") is not None]
+    measured = [(x, 100 * float(row["accuracy"])) for x, row in points if row.get("accuracy") is not None]
     for event in events:
         if event.get("event") == "evaluated" and "test_accuracy" in event:
             before = [x for x, row in points if row.get("time", 0) <= event.get("time", 0)]
-            told.append((before[-1] if before else 0.0, 100 * float(event["test_accuracy"])))
-    return told
+            measured.append((before[-1] if before else 0.0, 100 * float(event["test_accuracy"])))
+    return measured
 
 
 def _times(rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[float, float]:
@@ -250,13 +250,13 @@ def _mean_loss(points: list[tuple[float, dict[str, Any]]]) -> list[Point]:
 def _epochs(trained: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[Epoch, ...]:
     """Return every epoch, from the `evaluated` events of phones or the rounds of a simulation."""
     means = by_epoch(trained)
-    told: dict[int, dict[str, Any]] = {}
+    fields: dict[int, dict[str, Any]] = {}
     for row in trained:
         if "epoch" in row and "rows" not in row:
-            told[int(row["epoch"])] = {"test_accuracy": row.get("accuracy"), **row}
+            fields[int(row["epoch"])] = {"test_accuracy": row.get("accuracy"), **row}
     for event in events:
         if event.get("event") == "evaluated" and "epoch" in event:
-            told[int(event["epoch"])] = event
+            fields[int(event["epoch"])] = event
     return tuple(
         Epoch(
             number,
@@ -265,8 +265,8 @@ def _epochs(trained: list[dict[str, Any]], events: list[dict[str, Any]]) -> tupl
             _number(of.get("test_accuracy")),
             _number(of.get("samples_per_second")),
         )
-        for number in sorted({*means, *told})
-        for of in (told.get(number, {}),)
+        for number in sorted({*means, *fields})
+        for of in (fields.get(number, {}),)
     )
 
 

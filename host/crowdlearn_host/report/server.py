@@ -77,14 +77,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _state(self, query: str) -> None:
         seen = parse_qs(query).get("seen", [""])[0]
         try:
-            told = self.server.run.state(int(seen) if seen.isdecimal() and len(seen) < 12 else -1)
+            state = self.server.run.state(int(seen) if seen.isdecimal() and len(seen) < 12 else -1)
         except HostError as error:
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error}\n")
             return
-        if told is None:
+        if state is None:
             self._answer(HTTPStatus.NO_CONTENT, "")
         else:
-            self._answer(HTTPStatus.OK, json.dumps(told), "application/json")
+            self._answer(HTTPStatus.OK, json.dumps(state), "application/json")
 
     def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
         content = text.encode()

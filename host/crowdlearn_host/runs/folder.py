@@ -60,8 +60,8 @@ def describe_run(folder: RunFolder, config_text: str, prepared: Prepared, config
     save_plan(prepared.plan, folder.path / "plan.json")
     inputs = RunInputs(config_folder=config_folder.resolve(), given=prepared.given)
     folder.write(INPUTS, inputs.to_json())
-    told = {**environment(), "programs": _hashes(prepared)}
-    folder.write("environment.json", json.dumps(told, indent=1))
+    description = {**environment(), "programs": _hashes(prepared)}
+    folder.write("environment.json", json.dumps(description, indent=1))
 
 
 def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Path) -> RunFolder:

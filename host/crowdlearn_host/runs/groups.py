@@ -17,7 +17,7 @@ from crowdlearn_host.coordinator.sums.rounds import SecureRounds, Terms
 from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.methods.secure_sharing import rank_of
 from crowdlearn_host.methods.slicenet.audit import UploadAudit
-from crowdlearn_host.planner.helpers import convolutions_told
+from crowdlearn_host.planner.helpers import convolution_messages
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 
 from .data import deal, to_npz
@@ -96,9 +96,9 @@ def _settings(
         owned={number: kind.owner for number, kind in kinds.items() if kind.owner},
         shares=prepared.config.privacy.sums == "shares",
         masked=prepared.config.privacy.masked_fraction,
-        maps=convolutions_told(prepared.graph),
+        maps=convolution_messages(prepared.graph),
         outgoing=prepared.config.metrics.mechanisms,
-        augment=tuple(each.told for each in prepared.config.training.augment),
+        augment=tuple(each.message for each in prepared.config.training.augment),
     )
 
 

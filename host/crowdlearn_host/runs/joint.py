@@ -68,5 +68,5 @@ class JointWeights:
 
     def _keep(self) -> None:
         arrays = {name: astuple(each) for name, each in self._distributions.items()}
-        told = {"attempt": self._attempt, "seed": self._seed.hex(), "arrays": arrays}
-        write_atomically(self._path, json.dumps(told).encode())
+        fields = {"attempt": self._attempt, "seed": self._seed.hex(), "arrays": arrays}
+        write_atomically(self._path, json.dumps(fields).encode())

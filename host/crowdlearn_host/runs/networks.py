@@ -19,7 +19,7 @@ from torch import nn
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.models.trainable import trainable
-from crowdlearn_host.runs.checks.augmenting import augment_cost, told
+from crowdlearn_host.runs.checks.augmenting import augment_cost, cost_in_words
 from crowdlearn_host.runs.checks.checked import check
 from crowdlearn_host.runs.checks.preflight import check_start
 from crowdlearn_host.runs.data import load_split, sample_shape
@@ -47,7 +47,9 @@ def diagnosed(
     if not isinstance(model, RunSpec) or not chain:
         return report
     rows = model.training.batch
-    return replace(report, notes=(*report.notes, told(chain, augment_cost(chain, sample, rows), rows)))
+    return replace(
+        report, notes=(*report.notes, cost_in_words(chain, augment_cost(chain, sample, rows), rows))
+    )
 
 
 def trial_of(model: nn.Module | str | RunSpec, shape: Sequence[int] | None, batch: int, loss: str) -> Trial:

@@ -79,12 +79,12 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
 def _tell_notes(checked: Checked, on_event: OnEvent) -> None:
     """Tell what a user should know of the model, the plan and the noise."""
     samples = torch.randn(32, *checked.sample, generator=torch.Generator().manual_seed(0))
-    told = list(notes(checked.model, samples, checked.loss))
+    texts = list(notes(checked.model, samples, checked.loss))
     if unlike := unlike_planned(checked.plan, checked.config, checked.micro_batch):
-        told.append(unlike)
+        texts.append(unlike)
     if checked.config.budget is not None:
-        told.append(
+        texts.append(
             "privacy.epsilon and noise: devices report no loss of their samples, for nothing would hide it"
         )
-    for text in told:
+    for text in texts:
         on_event("note", {"text": text})

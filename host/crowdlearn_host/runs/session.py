@@ -121,14 +121,14 @@ class Session:
             serials = serials_of(spec)
             from crowdlearn_host.runs.prepare import prepare  # takes seconds: what is wrong is told before
 
-            prepared = prepare(spec, self._told, run)
+            prepared = prepare(spec, self._pass_on, run)
             self._tell_left(prepared, serials)
             if recompiled(run, prepared):
                 folder.event("recompiled")
                 self.on_event("recompiled", {})
             return self._trained(folder, prepared, serials)
 
-    def _told(self, event: str, fields: dict[str, Any]) -> None:
+    def _pass_on(self, event: str, fields: dict[str, Any]) -> None:
         """Pass an event of the preparation on, unless the run is to stop."""
         self.interrupt.check()
         self.on_event(event, fields)
@@ -138,7 +138,7 @@ class Session:
         checked = self._checked(spec, serials)
         from crowdlearn_host.runs.prepare import export
 
-        return export(checked, self._told)
+        return export(checked, self._pass_on)
 
     def _checked(self, spec: RunSpec, serials: list[str] | None) -> Checked:
         """Return the parts of a run that fit each other, once its devices answer."""
@@ -172,7 +172,7 @@ class Session:
 
         spec, started = prepared.config, time.monotonic()
         samples = len(prepared.train) * spec.training.epochs if prepared.train is not None else 0
-        self._told("prepared", {"samples": samples})
+        self._pass_on("prepared", {"samples": samples})
         losses, epoch = EpochLoss(), [0]
 
         def on_event(event: str, fields: dict[str, Any]) -> None:

@@ -94,8 +94,8 @@ def simulate_run(
         if config.validation is not None:
             values = validated_by(setting, state)
             best = config.validation.best(values)
-            told = {"epoch": best, "metric": config.validation.metric, "value": values[best]}
-            on_event("chosen", {**told, "rounds": len(state.records)})
+            fields = {"epoch": best, "metric": config.validation.metric, "value": values[best]}
+            on_event("chosen", {**fields, "rounds": len(state.records)})
         return state
 
 

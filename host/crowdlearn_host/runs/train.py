@@ -205,13 +205,13 @@ def _cannot_go_on(group: Group) -> bool:
 def _too_few(groups: Sequence[Group]) -> str:
     """Return which devices of the groups cannot take part, and the reasons."""
     some = any(len(group.attendance.unfit) < group.settings.devices for group in groups)
-    told = "too few devices are left" if some else "no device is left"
+    text = "too few devices are left" if some else "no device is left"
     unfit = (
         f"{group.devices[number].name}: {why}"
         for group in groups
         for number, why in group.attendance.unfit.items()
     )
-    return f"{told} that can take part ({'; '.join(unfit)}); mend one, and resume the run"
+    return f"{text} that can take part ({'; '.join(unfit)}); mend one, and resume the run"
 
 
 def _joules(energy: EnergyCount, server: Server) -> list[tuple[dict[str, str], float]]:

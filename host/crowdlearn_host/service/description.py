@@ -21,10 +21,10 @@ def check_served(spec: RunSpec) -> None:
     """See that a service can train what is described, as far as that takes no time. Raises ConfigError or
     FleetError.
     """
-    told = [name for name in GIVEN if getattr(spec.fleet, name)]
-    if told:
+    refused = [name for name in GIVEN if getattr(spec.fleet, name)]
+    if refused:
         raise ConfigError(
-            f"fleet.{told[0]}: a service gives runs the devices that are there; leave it out, and say in "
+            f"fleet.{refused[0]}: a service gives runs the devices that are there; leave it out, and say in "
             "[crowd] which and how many"
         )
     if spec.group.plan is not None:

@@ -1,4 +1,4 @@
-"""The runs that a service was given, in a database of its folder: what is told there outlives any process."""
+"""The queue of a service: its runs in a database of its folder, which outlives any process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from crowdlearn_host.errors import RunError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 FILE = "service.db"
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 30.0
 TABLES = """
 create table if not exists jobs (
     id integer primary key, name text not null, priority integer not null, state text not null,
     description text not null, submitted real not null, began real, ended real,
     groups integer not null default 0, seats integer not null default 0, tries integer not null default 0,
-    told text not null default ''
+    outcome text not null default ''
 );
 create table if not exists members (
     job integer not null, device text not null, let_go integer not null default 0,
@@ -33,7 +33,7 @@ create table if not exists devices (name text primary key, chosen real not null,
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the queue. `description` is its TOML; `told` is its result, or why it failed; times are
+    """A run of the queue. `description` is its TOML; `outcome` is its result, or why it failed; times are
     seconds since 1970. `tries` counts the times that its process ended without a reason.
     """
 
@@ -48,7 +48,7 @@ class Job:
     groups: int
     seats: int
     tries: int
-    told: str
+    outcome: str
 
     @property
     def label(self) -> str:
@@ -172,13 +172,13 @@ class Jobs:
             db.execute("update jobs set tries = tries + 1 where id = ?", (job,))
             return self._job(db, job).tries
 
-    def end(self, job: int, state: State, told: str) -> None:
+    def end(self, job: int, state: State, text: str) -> None:
         """Note how a run ended. One that has ended stays as it is."""
         with self._open() as db:
             db.execute(
-                "update jobs set state = ?, ended = ?, told = ? "
+                "update jobs set state = ?, ended = ?, outcome = ? "
                 "where id = ? and state in ('waiting', 'running')",
-                (state, time.time(), told, job),
+                (state, time.time(), text, job),
             )
 
     def cancel(self, job: int) -> Job:

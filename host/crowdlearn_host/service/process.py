@@ -21,7 +21,7 @@ LAST_WORDS = 20
 STOP_SECONDS = 30.0
 """The seconds in which a run that is asked to stop has to write what it holds."""
 
-OnTold = Callable[[Job, str, dict[str, Any]], None]
+OnReport = Callable[[Job, str, dict[str, Any]], None]
 
 
 class RunProcess:
@@ -29,14 +29,14 @@ class RunProcess:
     at its end, `reason` why it failed. Samples and mini-batches are those of this process.
     """
 
-    def __init__(self, job: Job, description: Path, run: Path, on_told: OnTold) -> None:
+    def __init__(self, job: Job, description: Path, run: Path, on_report: OnReport) -> None:
         self.job = job
         self.port = 0
         self.epoch = self.samples = self.mini_batches = 0
         self.accuracy: float | None = None
         self.result: dict[str, Any] | None = None
         self.reason = ""
-        self._description, self._run, self._on_told = description, run, on_told
+        self._description, self._run, self._on_report = description, run, on_report
         self._process: asyncio.subprocess.Process | None = None
         self.stopping = False
         """It was asked to stop."""
@@ -98,26 +98,26 @@ class RunProcess:
         assert self._process.stdout is not None
         async for line in _lines(self._process.stdout):
             try:
-                told = json.loads(line)
-                name = str(told.pop("event"))
+                content = json.loads(line)
+                name = str(content.pop("event"))
             except (ValueError, AttributeError, KeyError):
                 continue
-            self._take(name, told)
+            self._take(name, content)
 
-    def _take(self, name: str, told: dict[str, Any]) -> None:
+    def _take(self, name: str, fields: dict[str, Any]) -> None:
         match name:
             case "listening":
-                self.port = int(told["port"])
+                self.port = int(fields["port"])
             case "progress":
-                self.epoch, self.samples = int(told["epoch"]), int(told["samples"])
-                self.mini_batches = int(told["mini_batches"])
+                self.epoch, self.samples = int(fields["epoch"]), int(fields["samples"])
+                self.mini_batches = int(fields["mini_batches"])
             case "evaluated":
-                self.accuracy = told.get("test_accuracy")
+                self.accuracy = fields.get("test_accuracy")
             case "ended":
-                self.result = told
+                self.result = fields
             case "failed":
-                self.reason = str(told["reason"])
-        self._on_told(self.job, name, told)
+                self.reason = str(fields["reason"])
+        self._on_report(self.job, name, fields)
 
     async def _overhear(self) -> None:
         assert self._process is not None
@@ -131,8 +131,8 @@ class RunProcess:
             return self.reason
         if code == STOPPED and self.stopping:
             return "stopped"
-        told = f"; it said: {self._last[-1]}" if self._last else ""
-        return f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{told}"
+        text = f"; it said: {self._last[-1]}" if self._last else ""
+        return f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{text}"
 
 
 async def _lines(source: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -160,7 +160,7 @@ def _state(hello: pb.Hello) -> DeviceState:
     """Return the state that a device reports in Hello; that of one without a battery if it reports none, or
     an impossible one.
     """
-    told = hello.state
-    if not hello.HasField("state") or told.thermal >= len(STATUSES) or told.percent > FULL:
+    state = hello.state
+    if not hello.HasField("state") or state.thermal >= len(STATUSES) or state.percent > FULL:
         return DeviceState()
-    return DeviceState(told.thermal, told.percent, told.charging, told.metered, told.in_use)
+    return DeviceState(state.thermal, state.percent, state.charging, state.metered, state.in_use)

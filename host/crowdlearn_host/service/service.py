@@ -238,7 +238,7 @@ class Service:
         write_atomically(description, job.description.encode(), private=True)
         devices = json.dumps(sorted(self.jobs.members(job.id)))
         write_atomically(description.with_suffix(".devices"), devices.encode(), private=True)
-        process = self.running[job.id] = RunProcess(job, description, self.run_folder(job), self._told)
+        process = self.running[job.id] = RunProcess(job, description, self.run_folder(job), self._reported)
         self._tasks[job.id] = asyncio.create_task(self._keep(process))
 
     async def _keep(self, process: RunProcess) -> None:
@@ -277,7 +277,7 @@ class Service:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
 
-    def _told(self, job: Job, name: str, fields: dict[str, Any]) -> None:
+    def _reported(self, job: Job, name: str, fields: dict[str, Any]) -> None:
         """Act on an event of a run."""
         if name == "let_go":
             self.jobs.let_go(job.id, str(fields["device"]))

@@ -38,7 +38,7 @@ def status(service: Service) -> dict[str, Any]:
         "devices_training": _training(service),
         "turned_away": service.pace.turned_away,
         "refused": service.reception.refused,
-        "runs": [_told(service, job) for job in (*going, *ended[:SHOWN])],
+        "runs": [_run_of(service, job) for job in (*going, *ended[:SHOWN])],
     }
 
 
@@ -46,15 +46,15 @@ def _training(service: Service) -> int:
     return sum(sum(service.jobs.members(number).values()) for number in service.running)
 
 
-def _told(service: Service, job: Job) -> dict[str, Any]:
-    told = {
+def _run_of(service: Service, job: Job) -> dict[str, Any]:
+    fields = {
         **job.to_json(),
         "folder": str(service.run_folder(job)),
         "devices": len(service.jobs.members(job.id)),
     }
     if (process := service.running.get(job.id)) is not None:
-        told |= {"epoch": process.epoch, "mini_batches": process.mini_batches, "accuracy": process.accuracy}
-    return told
+        fields |= {"epoch": process.epoch, "mini_batches": process.mini_batches, "accuracy": process.accuracy}
+    return fields
 
 
 def metrics(service: Service) -> str:
@@ -83,27 +83,27 @@ def _lines(service: Service) -> Iterator[str]:
         yield from metric(f"run_{name}", "gauge", what, of_runs)
 
 
-def page(told: dict[str, Any]) -> str:
+def page(fields: dict[str, Any]) -> str:
     """Return the page, HTML, of what `status` told."""
-    rows = "".join(_row(run) for run in told["runs"])
+    rows = "".join(_row(run) for run in fields["runs"])
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" '
         f'content="{REFRESH_SECONDS}"><title>crowdlearn</title><style>{STYLE}</style><h1>crowdlearn</h1>'
-        f"<p>{told['devices_waiting']} devices wait, {told['devices_training']} belong to runs; "
-        f"{told['turned_away']} were sent home for a while, {told['refused']} refused.</p>"
+        f"<p>{fields['devices_waiting']} devices wait, {fields['devices_training']} belong to runs; "
+        f"{fields['turned_away']} were sent home for a while, {fields['refused']} refused.</p>"
         "<table><tr><th>run</th><th>priority</th><th>state</th><th>devices</th><th>since</th><th></th></tr>"
         f"{rows}</table></html>"
     )
 
 
 def _row(run: dict[str, Any]) -> str:
-    said = run["told"]
+    outcome = run["outcome"]
     if "epoch" in run:
         accuracy = "" if run["accuracy"] is None else f", test accuracy {run['accuracy']:.4f}"
-        said = f"epoch {run['epoch']}, {run['mini_batches']} mini-batches{accuracy}"
+        outcome = f"epoch {run['epoch']}, {run['mini_batches']} mini-batches{accuracy}"
     since = run["ended"] or run["began"] or run["submitted"]
     when = datetime.datetime.fromtimestamp(since, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    cells = (f"{run['name']}-{run['id']}", run["priority"], run["state"], run["devices"], when, said)
+    cells = (f"{run['name']}-{run['id']}", run["priority"], run["state"], run["devices"], when, outcome)
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 

@@ -24,7 +24,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 
 from .description import fleet_of
 
-TOLD = frozenset({"listening", "left", "let_go", "evaluated", "paused", "note", "resliced", "compiled"})
+REPORTED = frozenset({"listening", "left", "let_go", "evaluated", "paused", "note", "resliced", "compiled"})
 """Events that the service is told of as they are."""
 PROGRESS_SECONDS = 0.5
 """The seconds between two lines about mini-batches."""
@@ -49,7 +49,7 @@ class Teller:
             if time.monotonic() - self._last < PROGRESS_SECONDS:
                 return
             self._tell_progress(int(fields["epoch"]))
-        elif name in TOLD:
+        elif name in REPORTED:
             self.say(name, fields)
 
     def _tell_progress(self, epoch: int) -> None:

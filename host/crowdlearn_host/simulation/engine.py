@@ -102,7 +102,7 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     metrics = dict(zip(names, map(float, means), strict=True))
     epoch = number // config.rounds_an_epoch
     last = number + 1 == setting.rounds
-    told, of_groups = setting.epsilon(number), setting.group_epsilon(number)
+    epsilon, of_groups = setting.epsilon(number), setting.group_epsilon(number)
     shared = config.strategy.shares
     groups = None
     if last or (not shared and len(state.weights) == 1):
@@ -115,7 +115,7 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
         record = RoundRecord(number, epoch, samples, loss, tested, groups, seconds, spent)
     else:
         record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested)
-    record = replace(record, epsilon=told, group_epsilon=of_groups, epsilons=setting.epsilons(number))
+    record = replace(record, epsilon=epsilon, group_epsilon=of_groups, epsilons=setting.epsilons(number))
     record = replace(record, device_metrics=metrics)
     return replace(state, records=(*state.records, record))
 

@@ -44,7 +44,7 @@ class AugmentSection(Section):
         return make_augmentation(self.kind, self.options)
 
     @property
-    def told(self) -> pb.Augmentation:
+    def message(self) -> pb.Augmentation:
         """Return what devices are sent."""
         return pb.Augmentation(kind=self.kind, options=self.options)
 

@@ -24,9 +24,9 @@ def rows_of(training: TrainingSection, graph: NeuronGraph, plan: Plan) -> int:
     Raises ConfigError if the configuration's is more than the plan's.
     """
     pieces = len(plan.pieces)
-    told = training.micro_rows(plan.micro_batch, pieces=pieces)
+    chosen = training.micro_rows(plan.micro_batch, pieces=pieces)
     if training.micro_batch or plan.micro_batch or pieces == 1:
-        return told
+        return chosen
     return cheapest_rows(graph, plan, training.batch)
 
 
@@ -35,10 +35,10 @@ def rows_for(graph: NeuronGraph, plan: Plan, fleet: Fleet, batch: int, sample_se
     `sample_seconds` with one sample of the dominator's: no more than it carries in LINK_SECONDS. 0 if not
     every class has `message_seconds`.
     """
-    told = [kind.message_seconds for kind in fleet.classes if kind.message_seconds is not None]
-    if len(told) < len(fleet.classes):
+    costs = [kind.message_seconds for kind in fleet.classes if kind.message_seconds is not None]
+    if len(costs) < len(fleet.classes):
         return 0
-    rows = cheapest_rows(graph, plan, batch, max(told), min(kind.macs_per_second for kind in fleet.classes))
+    rows = cheapest_rows(graph, plan, batch, max(costs), min(kind.macs_per_second for kind in fleet.classes))
     return min(rows, int(LINK_SECONDS / sample_seconds)) if sample_seconds else rows
 
 

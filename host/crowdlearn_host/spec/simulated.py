@@ -68,10 +68,10 @@ def _simulated_alike(spec: RunSpec) -> SimulationConfig:
     pieces = len(plan.pieces) if plan else spec.group.pieces
     devices = len(plan.seats) if plan and plan.groups else spec.devices
     groups = len(plan.groups) if plan and plan.groups else spec.group.groups
-    told = plan.micro_batch if plan else 0
+    planned = plan.micro_batch if plan else 0
     micro = AS_PHONES
-    if told or spec.training.micro_batch or pieces == 1:
-        micro = spec.training.micro_rows(told, pieces=pieces)
+    if planned or spec.training.micro_batch or pieces == 1:
+        micro = spec.training.micro_rows(planned, pieces=pieces)
     return simulated(spec, devices, micro, groups)
 
 

@@ -237,7 +237,7 @@ class Crowd:
         while not reached():
             self.act(self.rng.choice(self.actions()))
 
-    def told(self, event: str) -> list[dict[str, Any]]:
+    def log(self, event: str) -> list[dict[str, Any]]:
         """What the host's log says of a kind of event."""
         return [fields for name, fields in self.host.events if name == event]
 

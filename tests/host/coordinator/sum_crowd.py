@@ -292,7 +292,7 @@ class SumCrowd:
             group.attendance.tick(group.devices, now, self.settings.grace_seconds)
         self.host.carry_out()
 
-    def told(self, event: str) -> list[dict[str, Any]]:
+    def log(self, event: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.host.events if name == event]
 
     def run(self, until: Callable[[], bool] = lambda: False, limit: int = 200_000) -> None:

@@ -101,7 +101,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         crowd.check_done()
         calm = Crowd(self.folder / "calm", self.settings, SAMPLES)
         calm.run()
-        assert not calm.told("fault")
+        assert not calm.log("fault")
         assert largest_difference(crowd.model(), calm.model()) <= 1e-6
 
 

@@ -61,7 +61,7 @@ def test_a_device_that_shows_nothing_is_named_and_the_others_draw_anew(folder: P
     assert not beginning.seed
     beginning.tick(61.0)
     beginning.look()
-    ((name, fields),) = beginning.told
+    ((name, fields),) = beginning.records
     assert (name, fields["device"]) == ("unrevealed", "phone-1")
     for _, event in beginning.events:
         handle(group, event)

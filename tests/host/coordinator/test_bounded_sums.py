@@ -71,7 +71,7 @@ def test_moves_are_clipped_and_none_is_refused(folder: Path) -> None:
     crowd = bounded(folder)
     check_clipped(crowd, BOUND)
     assert len(heard(crowd, "projected")) == 2 * GROUPS
-    assert not crowd.told("norm_refused") + crowd.told("sum_contradicted") + crowd.told("sum_begun_anew")
+    assert not crowd.log("norm_refused") + crowd.log("sum_contradicted") + crowd.log("sum_begun_anew")
 
 
 HALF = np.uint32(1 << 31)
@@ -94,7 +94,7 @@ def test_a_group_that_adds_more_is_named_and_left_out(
     crowd = bounded(folder, groups=GROUPS + 1)
     crowd.run()
     crowd.check_done(crowd.model())
-    assert [told["group"] for told in crowd.told("norm_refused")] == [0]
+    assert [told["group"] for told in crowd.log("norm_refused")] == [0]
     assert crowd.host.sums.number == 2
     assert np.linalg.norm(flat(crowd.model()) - flat(first_weights())) <= 2 * BOUND + 1e-4
 
@@ -104,7 +104,7 @@ def test_what_stays_within_the_bound_is_not_detected(folder: Path, monkeypatch: 
     crowd = bounded(folder)
     crowd.run()
     assert crowd.done
-    assert not crowd.told("norm_refused") + crowd.told("sum_contradicted")
+    assert not crowd.log("norm_refused") + crowd.log("sum_contradicted")
 
 
 def test_a_device_that_shows_other_projections_than_its_values_have_spoils_its_sum_alone(
@@ -122,7 +122,7 @@ def test_a_device_that_shows_other_projections_than_its_values_have_spoils_its_s
     crowd = bounded(folder)
     crowd.run()
     assert crowd.done
-    assert len(crowd.told("sum_contradicted")) == 2
+    assert len(crowd.log("sum_contradicted")) == 2
     assert (flat(crowd.model()) == flat(first_weights())).all()
 
 
@@ -131,11 +131,11 @@ def test_a_device_may_die_at_every_step(step: str, folder: Path) -> None:
     crowd = bounded(folder, seed=1)
     crowd.run(lambda: VICTIM in heard(crowd, step))
     crowd.crash(VICTIM)
-    crowd.run(lambda: bool(crowd.told("left")))
+    crowd.run(lambda: bool(crowd.log("left")))
     crowd.connect(VICTIM)
     crowd.run()
     assert crowd.done
-    assert not crowd.told("sum_lost") + crowd.told("norm_refused") + crowd.told("sum_contradicted")
+    assert not crowd.log("sum_lost") + crowd.log("norm_refused") + crowd.log("sum_contradicted")
 
 
 @pytest.mark.parametrize("name", ["norms", "agreeing", "revealing"])
@@ -146,7 +146,7 @@ def test_the_host_may_die_at_every_step(name: str, folder: Path) -> None:
     crowd.run()
     assert crowd.done
     assert crowd.host.sums.number == 2
-    assert not crowd.told("sum_lost") + crowd.told("norm_refused") + crowd.told("sum_contradicted")
+    assert not crowd.log("sum_lost") + crowd.log("norm_refused") + crowd.log("sum_contradicted")
 
 
 def test_devices_project_the_same_weights_a_few_times_alone(folder: Path) -> None:
@@ -169,7 +169,7 @@ def test_devices_project_the_same_weights_a_few_times_alone(folder: Path) -> Non
 
 def test_moves_without_noise_are_not_projected(folder: Path) -> None:
     crowd = SumCrowd(folder, bound=BOUND)
-    crowd.run(lambda: bool(crowd.told("fault")), limit=20_000)
+    crowd.run(lambda: bool(crowd.log("fault")), limit=20_000)
     assert not heard(crowd, "key")
 
 
@@ -205,11 +205,11 @@ def test_a_device_that_cannot_remember_steps_without_noise_takes_none(
     crowd = SumCrowd(folder, bound=BOUND)
     crowd.run(lambda: bool(faults(crowd, VICTIM)), limit=20_000)
     assert "No space left" in faults(crowd, VICTIM)[0]["reason"]
-    assert not any(crowd.told("go"))
+    assert not any(crowd.log("go"))
 
 
 def faults(crowd: SumCrowd, device: int) -> list[dict[str, Any]]:
-    return [told for told in crowd.told("fault") if told["device"] == f"phone-{device}"]
+    return [told for told in crowd.log("fault") if told["device"] == f"phone-{device}"]
 
 
 def test_projections_are_of_the_whole_vector_whoever_holds_its_parts() -> None:

@@ -142,7 +142,7 @@ def test_devices_of_one_owner_do_not_meet_in_a_triple(sums: str) -> None:
         crowd = a_crowd(folder, sums, owners=owners)
         crowd.run()
         crowd.check_done()
-        triples = [set(told["holders"][1:]) for told in crowd.told("assigned")]
+        triples = [set(told["holders"][1:]) for told in crowd.log("assigned")]
         assert triples
         assert not any({"phone-1", "phone-2"} <= triple for triple in triples)
         assert any("phone-1" in triple for triple in triples)
@@ -161,7 +161,7 @@ def test_an_owner_may_help_in_both_triples(sums: str) -> None:
         crowd = a_crowd(folder, sums, owners=owners)
         crowd.run()
         crowd.check_done()
-        for told in crowd.told("assigned"):
+        for told in crowd.log("assigned"):
             for triple in (set(told["holders"][1:4]), set(told["holders"][4:])):
                 assert not any(len({*owner} & triple) > 1 for owner in owners)
 

@@ -37,7 +37,7 @@ def trained(folder: Path, *, weigh_charge: bool) -> Crowd:
 
 def dominators(crowd: Crowd) -> list[list[str]]:
     """Who was dominator, by epoch and turn."""
-    told = crowd.told("pass")
+    told = crowd.log("pass")
     return [[each["device"] for each in told if each["epoch"] == epoch] for epoch in range(2)]
 
 
@@ -59,14 +59,14 @@ def test_charge_is_not_told_to_a_run_that_does_not_weigh_it(tmp_path: Path) -> N
 
 def test_a_phone_that_throttles_is_told_once_for_each_change(tmp_path: Path) -> None:
     crowd = trained(tmp_path, weigh_charge=False)
-    assert crowd.told("throttled") == [{"device": "phone-2", "status": "moderate"}]
+    assert crowd.log("throttled") == [{"device": "phone-2", "status": "moderate"}]
     crowd = Crowd(tmp_path / "more", settings_for())
     crowd.run_until(lambda: len(crowd.group.live) == 4)
     for thermal in (1, 1, 3, 0, 0):
         crowd.host.handle(Received(0, pb.Frame(device_state=pb.DeviceState(thermal=thermal))))
     crowd.host.carry_out()
-    assert [each["status"] for each in crowd.told("throttled")] == ["light", "severe"]
-    assert crowd.told("cooled") == [{"device": "phone-0"}]
+    assert [each["status"] for each in crowd.log("throttled")] == ["light", "severe"]
+    assert crowd.log("cooled") == [{"device": "phone-0"}]
 
 
 @pytest.mark.parametrize("state", [pb.DeviceState(thermal=7), pb.DeviceState(percent=101)])
@@ -75,7 +75,7 @@ def test_a_state_that_cannot_be_is_refused(tmp_path: Path, state: pb.DeviceState
     crowd.run_until(lambda: len(crowd.group.live) == 4)
     crowd.host.handle(Received(1, pb.Frame(device_state=state)))
     crowd.host.carry_out()
-    assert {"device": "phone-1", "reason": "a state that no device can be in"} in crowd.told("refused")
+    assert {"device": "phone-1", "reason": "a state that no device can be in"} in crowd.log("refused")
 
 
 def test_a_device_reads_its_state(tmp_path: Path) -> None:

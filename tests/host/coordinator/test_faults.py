@@ -51,11 +51,11 @@ def test_a_follower_with_a_weight_that_is_nan_says_so_before_the_next_update(tmp
     assert member.generation
     assert isinstance(member.generation.role, PiecePass)
     member.generation.role.work.piece._weights._values["weight1"][0, 0] = np.nan
-    crowd.run_until(lambda: bool(crowd.told("fault")))
+    crowd.run_until(lambda: bool(crowd.log("fault")))
     assert re.search(
-        r"of layers \d to \d, piece 1 at step 0: .*nan.* diverged", crowd.told("fault")[0]["reason"]
+        r"of layers \d to \d, piece 1 at step 0: .*nan.* diverged", crowd.log("fault")[0]["reason"]
     )
-    assert all(np.isfinite(event["loss"]) for event in crowd.told("progress"))
+    assert all(np.isfinite(event["loss"]) for event in crowd.log("progress"))
 
 
 @pytest.mark.parametrize("purpose", [pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR])
@@ -93,7 +93,7 @@ def test_progress_of_no_samples_is_refused(tmp_path):
     crowd.host.handle(Received(crowd.group.schedule.dominator, pb.Frame(progress=told)))
     crowd.run()
     assert crowd.done
-    assert any("no samples" in event["reason"] for event in crowd.told("refused"))
+    assert any("no samples" in event["reason"] for event in crowd.log("refused"))
 
 
 @pytest.mark.parametrize("absent", ["loss", "forward_1", "backward_2"])
@@ -151,7 +151,7 @@ def test_a_last_sample_that_joined_those_before_it_is_what_was_due(tmp_path, bat
     crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2, batch=batch, least_rows=2), samples=(7, 5))
     crowd.run()
     assert crowd.done
-    assert not crowd.told("fault")
+    assert not crowd.log("fault")
 
 
 def test_a_disk_that_takes_nothing_stops_the_run_with_the_reason(tmp_path):
@@ -163,7 +163,7 @@ def test_a_disk_that_takes_nothing_stops_the_run_with_the_reason(tmp_path):
     crowd.run()
     assert crowd.group.phase == "stopped"
     assert "storage failed (Not a directory); make room there, then resume" in crowd.group.reason
-    assert {event["kind"] for event in crowd.told("fault")} == {"FAULT_DEVICE"}
+    assert {event["kind"] for event in crowd.log("fault")} == {"FAULT_DEVICE"}
 
 
 def test_an_error_that_nobody_foresaw_is_told_and_logged(tmp_path, monkeypatch, caplog):

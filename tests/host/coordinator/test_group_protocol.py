@@ -151,5 +151,5 @@ def test_sums_rounded_by_lot_are_rounded_alike_when_they_are_sent_again(folder: 
         crowd.run(kill.and_back)
         assert kill.done
         assert crowd.done
-        assert crowd.told("recovering") or role == "host"
+        assert crowd.log("recovering") or role == "host"
         assert largest_difference(crowd.model(), calm.model()) == 0

@@ -45,7 +45,7 @@ def test_every_device_takes_the_model(tmp_path):
     crowd.run()
     assert_all_have_it(crowd)
     assert not list(tmp_path.rglob("*.partial"))
-    assert {d.name for d in crowd.group.devices.values()} == set(crowd.told("kept")[-1]["devices"])
+    assert {d.name for d in crowd.group.devices.values()} == set(crowd.log("kept")[-1]["devices"])
 
 
 def test_every_device_takes_the_model_that_validation_chose(tmp_path):
@@ -135,7 +135,7 @@ def test_where_every_weight_was_renewed_before_the_last_device_went(tmp_path):
         tmp_path, settings_for(epochs=1, every=1, renews=True, alone=False, whole_program=whole().sha256)
     )
     last = len(crowd.phones) - 1
-    crowd.run_until(lambda: len(crowd.told("shared")) == last)
+    crowd.run_until(lambda: len(crowd.log("shared")) == last)
     absent = next(d for d in crowd.group.schedule.order if d not in crowd.group.schedule.finished)
     crowd.crash(absent)
     crowd.run()
@@ -143,7 +143,7 @@ def test_where_every_weight_was_renewed_before_the_last_device_went(tmp_path):
     crowd.wait(SETTINGS.grace_seconds + 1)
     crowd.run()
     assert crowd.done
-    assert [told["device"] for told in crowd.told("skipped")] == [f"phone-{absent}"]
+    assert [told["device"] for told in crowd.log("skipped")] == [f"phone-{absent}"]
     for phone in crowd.phones:
         if phone.number != absent:
             assert largest_difference(kept_by(crowd, phone.number), crowd.model()) == 0

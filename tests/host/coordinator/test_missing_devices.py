@@ -47,9 +47,9 @@ def test_a_lost_dominators_remaining_mini_batches_are_done_when_it_is_back(folde
     assert f"phone-{lost}" in crowd.group.reason
     crowd.wait(0)
     crowd.wait(GRACE)
-    crowd.run_until(lambda: len(crowd.told("pass")) == 1)
-    assert crowd.told("deferred") == [{"device": f"phone-{lost}"}]
-    assert crowd.told("pass")[0]["device"] != f"phone-{lost}"
+    crowd.run_until(lambda: len(crowd.log("pass")) == 1)
+    assert crowd.log("deferred") == [{"device": f"phone-{lost}"}]
+    assert crowd.log("pass")[0]["device"] != f"phone-{lost}"
     crowd.connect(lost)
     crowd.run()
     crowd.check_done()
@@ -65,7 +65,7 @@ def test_a_dominator_that_never_comes_back_misses_its_turn_and_is_reported(folde
         crowd.wait(now)
         crowd.run()
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    assert [(told["device"], told["epoch"]) for told in crowd.told("skipped")] == [
+    assert [(told["device"], told["epoch"]) for told in crowd.log("skipped")] == [
         (f"phone-{lost}", 0),
         (f"phone-{lost}", 1),
     ]
@@ -99,13 +99,13 @@ def test_without_a_spare_the_group_cuts_the_network_into_fewer_pieces(folder: Pa
     assert crowd.group.phase == "paused"
     crowd.wait(0)
     crowd.wait(GRACE)
-    crowd.run_until(lambda: len(crowd.told("pass")) == 1)
-    assert crowd.told("resliced") == [{"pieces": 2}]
+    crowd.run_until(lambda: len(crowd.log("pass")) == 1)
+    assert crowd.log("resliced") == [{"pieces": 2}]
     assert len(crowd.group.holders) == 2
     crowd.connect(lost)
     crowd.run()
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    assert crowd.told("resliced")[-1] == {"pieces": 3}
+    assert crowd.log("resliced")[-1] == {"pieces": 3}
     crowd.check_done(expected.model())
 
 
@@ -121,8 +121,8 @@ def test_a_device_that_asks_to_go_is_replaced_before_it_goes(piece: int, folder:
     crowd.run_until(lambda: phone.member is not None and phone.member.finished is not None)
     assert phone.member.finished == "left as it asked"
     crowd.crash(going)
-    crowd.run_until(lambda: len(crowd.told("pass")) == 1)
-    assert not crowd.told("paused")
+    crowd.run_until(lambda: len(crowd.log("pass")) == 1)
+    assert not crowd.log("paused")
     crowd.connect(going)
     crowd.run()
     crowd.check_done()
@@ -171,7 +171,7 @@ def test_a_silent_device_is_let_go_and_a_spare_takes_over(folder: Path) -> None:
         crowd.wait(now + 1.0)
         crowd.run()
     assert crowd.host.dropped == [silent]
-    assert [told["reason"] for told in crowd.told("left")] == ["silent past its deadline"]
+    assert [told["reason"] for told in crowd.log("left")] == ["silent past its deadline"]
     assert silent not in crowd.group.holders
 
 
@@ -187,7 +187,7 @@ def test_a_device_that_answers_and_does_not_work_is_let_go(folder: Path) -> None
         now += 1
         assert now < 100 * SILENCE
     assert crowd.host.dropped == [stuck]
-    assert crowd.told("left")[0]["reason"] == "did not finish its stage in time"
+    assert crowd.log("left")[0]["reason"] == "did not finish its stage in time"
 
 
 def test_a_slow_follower_is_swapped_for_a_spare_and_reported(folder: Path) -> None:
@@ -204,8 +204,8 @@ def test_a_slow_follower_is_swapped_for_a_spare_and_reported(folder: Path) -> No
     crowd.host.handle = tell  # type: ignore[method-assign]
     crowd.run()
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    assert {told["device"] for told in crowd.told("swapped")} == {"phone-3"}
-    assert "9.0 times as long" in crowd.told("swapped")[0]["reason"]
+    assert {told["device"] for told in crowd.log("swapped")} == {"phone-3"}
+    assert "9.0 times as long" in crowd.log("swapped")[0]["reason"]
     crowd.check_done(expected.model())
 
 

@@ -53,8 +53,8 @@ def check_clipped(crowd: SumCrowd, bound: float) -> None:
 def test_a_sum_is_of_moves_that_are_clipped_over_all_pieces_of_a_group(folder: Path) -> None:
     crowd = SumCrowd(folder, noise=HARDLY, clip=CLIP, epochs=2)
     check_clipped(crowd, CLIP)
-    assert not crowd.told("refused") + crowd.told("fault") + crowd.told("sum_begun_anew")
-    assert [told["sums"] for told in crowd.told("noisy_sum")] == [1, 2]
+    assert not crowd.log("refused") + crowd.log("fault") + crowd.log("sum_begun_anew")
+    assert [told["sums"] for told in crowd.log("noisy_sum")] == [1, 2]
 
 
 def test_noise_of_a_sum_is_as_large_as_was_accounted(folder: Path) -> None:
@@ -62,7 +62,7 @@ def test_noise_of_a_sum_is_as_large_as_was_accounted(folder: Path) -> None:
     noise = 40.0
     crowd = SumCrowd(folder, noise=noise, clip=CLIP, epochs=2)
     crowd.run()
-    first, second = (told["group_epsilon"] for told in crowd.told("noisy_sum"))
+    first, second = (told["group_epsilon"] for told in crowd.log("noisy_sum"))
     assert first == own_epsilon(Schedule(noise, 1.0, 1), 1e-5) < second
     off = (flat(crowd.model()) - flat(first_weights())) * GROUPS / (CLIP * noise)
     assert 0.7 < off.std() / 2**0.5 < 1.4  # two sums; 8 groups, as few as are released
@@ -73,11 +73,11 @@ def test_a_device_may_die_at_every_step_of_a_noisy_sum(step: str, folder: Path) 
     crowd = SumCrowd(folder, seed=1, noise=HARDLY, clip=CLIP)
     crowd.run(lambda: VICTIM in heard(crowd, step))
     crowd.crash(VICTIM)
-    crowd.run(lambda: bool(crowd.told("left")))
+    crowd.run(lambda: bool(crowd.log("left")))
     crowd.connect(VICTIM)
     crowd.run()
     assert crowd.done
-    assert not crowd.told("sum_lost")
+    assert not crowd.log("sum_lost")
 
 
 def test_groups_that_drop_out_leave_noise_enough(folder: Path) -> None:
@@ -92,7 +92,7 @@ def test_groups_that_drop_out_leave_noise_enough(folder: Path) -> None:
         crowd.run()
     left = crowd.groups - 1
     off = (flat(crowd.model()) - flat(first_weights())) * left / (CLIP * 40)
-    assert crowd.told("noisy_sum")
+    assert crowd.log("noisy_sum")
     assert off.std() > 0.8  # of nine of ten groups
     assert share_of(1.0, 8) * left**0.5 > 1
 

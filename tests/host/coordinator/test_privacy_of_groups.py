@@ -56,7 +56,7 @@ def test_sticky_pieces_come_back_to_their_devices_in_every_epoch(folder: Path) -
 
     def holders(crowd: Crowd) -> dict[str, set[tuple[str, ...]]]:
         found: dict[str, set[tuple[str, ...]]] = {}
-        for told in crowd.told("assigned"):
+        for told in crowd.log("assigned"):
             found.setdefault(told["dominator"], set()).add(tuple(told["holders"]))
         return found
 
@@ -86,7 +86,7 @@ def test_two_heirs_restore_a_lost_piece_together_and_one_alone_does_not(folder: 
     lost, spare = crowd.group.holders[1], (set(range(4)) - set(crowd.group.holders)).pop()
     crowd.crash(lost)
     crowd.run()
-    assert crowd.told("recovering")
+    assert crowd.log("recovering")
     assert crowd.group.phase != "paused" or crowd.group.boundary > 1  # it went on without the lost one
     crowd.connect(lost)
     crowd.run()

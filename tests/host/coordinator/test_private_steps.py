@@ -147,7 +147,7 @@ def test_noise_of_a_secret_is_repeated_by_its_owner_alone(
 def test_dominators_tell_the_host_nothing_of_a_draw(folder: Path) -> None:
     crowd = Crowd(folder, private(), SAMPLES)
     crowd.run()
-    told = crowd.told("progress")
+    told = crowd.log("progress")
     assert {fields["rows"] for fields in told} <= {1, 2, 3}
     assert not any("loss" in fields for fields in told)
     assert [fields["epsilon"] for fields in told] == sorted(fields["epsilon"] for fields in told)
@@ -159,15 +159,15 @@ def test_a_spent_budget_ends_the_run_and_says_so(folder: Path) -> None:
     crowd = Crowd(folder / "one", private(budget=Budget(one, 1e-5, 0.5, 3, 2)), SAMPLES)
     crowd.run()
     assert crowd.done
-    assert [fields["epoch"] for fields in crowd.told("epoch")] == [0]
-    (spent,) = crowd.told("budget_spent")
+    assert [fields["epoch"] for fields in crowd.log("epoch")] == [0]
+    (spent,) = crowd.log("budget_spent")
     assert spent["epochs"] == 1
     assert spent["epsilon"] <= one
     none = Crowd(folder / "none", private(budget=Budget(0.1, 1e-5, 0.5, 3, 2)), SAMPLES)
     none.run()
     assert none.group.phase == "stopped"
     assert "spent before the first epoch" in none.group.reason
-    assert not none.told("progress")
+    assert not none.log("progress")
 
 
 def test_devices_refuse_steps_that_would_not_hide_a_sample() -> None:

@@ -76,8 +76,8 @@ def test_groups_share_by_sums_alone(folder: Path) -> None:
     assert (flat(crowd.model()) == expected).all()
     crowd.run()
     crowd.check_done(crowd.model())
-    assert [told["round"] for told in crowd.told("shared")] == 8 * [0] + 8 * [1]
-    assert not crowd.told("refused") + crowd.told("fault") + crowd.told("sum_begun_anew")
+    assert [told["round"] for told in crowd.log("shared")] == 8 * [0] + 8 * [1]
+    assert not crowd.log("refused") + crowd.log("fault") + crowd.log("sum_begun_anew")
     assert {step.WhichOneof("step") for _, step in crowd.steps} == {*STEPS}
     assert not (heard(crowd, "forgotten"))
 
@@ -102,11 +102,11 @@ def test_a_device_may_die_at_every_step(step: str, is_heard: bool, folder: Path,
         stages = dict(zip(STEPS, ("keys", "shares", "masked", "agreeing", "revealing"), strict=True))
         crowd.run(lambda: stage(crowd) == stages[step] and VICTIM not in heard(crowd, step))
     crowd.crash(VICTIM)
-    crowd.run(lambda: bool(crowd.told("left")))
+    crowd.run(lambda: bool(crowd.log("left")))
     crowd.connect(VICTIM)
     crowd.run()
     crowd.check_done(calm.model())
-    assert not crowd.told("sum_lost")
+    assert not crowd.log("sum_lost")
 
 
 def is_sent(kind: str) -> Callable[[object], bool]:
@@ -183,7 +183,7 @@ def test_a_sum_that_too_few_can_unmask_is_lost_and_not_begun_again(folder: Path)
             crowd.connect(phone.number)
     crowd.run()
     assert crowd.done
-    assert crowd.told("sum_lost")
+    assert crowd.log("sum_lost")
     assert not heard(crowd, "revealed")
     assert not crowd.disk["journal"]
 
@@ -246,8 +246,8 @@ def test_a_host_that_lies_gets_nothing(name: str, folder: Path) -> None:
         return told
 
     crowd.host.shown = shown
-    crowd.run(lambda: any(reason in told["reason"] for told in crowd.told("fault")))
-    assert any(reason in told["reason"] for told in crowd.told("fault"))
+    crowd.run(lambda: any(reason in told["reason"] for told in crowd.log("fault")))
+    assert any(reason in told["reason"] for told in crowd.log("fault"))
     assert not heard(crowd, "revealed")
     assert not crowd.disk["journal"]
 

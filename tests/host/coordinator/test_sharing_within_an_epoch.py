@@ -27,7 +27,7 @@ def crowd_of(folder: Path, settings: Settings, seed: int = 0) -> Crowd:
 
 
 def rounds_of(crowd: Crowd) -> list[tuple[int, int]]:
-    return [(told["epoch"], told["round"]) for told in crowd.told("shared")]
+    return [(told["epoch"], told["round"]) for told in crowd.log("shared")]
 
 
 def test_every_pass_is_shared_or_every_third_and_the_rest(folder: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_round_is_not_shared_again_from_an_older_point(folder: Path) -> None:
     lost, other = crowd.group.holders[1:]
     crowd.crash(lost)
     crowd.connect(lost)
-    crowd.run_until(lambda: len(crowd.told("shared")) == 1)
+    crowd.run_until(lambda: len(crowd.log("shared")) == 1)
     assert len(crowd.group.restore_points.points) == 2
     for number in {lost, other, *crowd.group.holders}:
         crowd.crash(number)
@@ -105,7 +105,7 @@ def test_where_sharing_renews_every_weight_no_device_sends_another_its_state(fol
 def test_a_renewed_point_needs_no_device(folder: Path) -> None:
     """Whoever held a piece when it was shared may be gone for good, its disk too."""
     crowd = crowd_of(folder, UPLOADS["and nothing shuffles"])
-    crowd.run_until(lambda: len(crowd.told("shared")) == 1)
+    crowd.run_until(lambda: len(crowd.log("shared")) == 1)
     point = crowd.group.restore_points.points[-1]
     assert (point.generation, len(crowd.group.restore_points.points)) == (0, 1)
     trained = point.boundary
@@ -116,4 +116,4 @@ def test_a_renewed_point_needs_no_device(folder: Path) -> None:
         crowd.connect(number)
     crowd.run()
     crowd.check_done()
-    assert not [told for told in crowd.told("rolled_back") if told["boundary"] < trained]
+    assert not [told for told in crowd.log("rolled_back") if told["boundary"] < trained]

@@ -30,7 +30,7 @@ def test_a_sum_begins_without_a_slow_group_which_is_in_the_next(folder: Path) ->
     crowd.tick(PATIENCE)
     assert not stage(crowd)
     crowd.tick(1.0 + PATIENCE)
-    assert crowd.told("not_waited_for") == [{"groups": [SLOW]}]
+    assert crowd.log("not_waited_for") == [{"groups": [SLOW]}]
     crowd.run(lambda: stage(crowd) == "masked")
     expected = summed(crowd, but=tuple(DEVICES))
     crowd.run(lambda: crowd.host.sums.number == 1)
@@ -42,7 +42,7 @@ def test_a_sum_begins_without_a_slow_group_which_is_in_the_next(folder: Path) ->
     assert attempt.places == {**dict.fromkeys(range(SLOW), (1, 0)), SLOW: (0, 0)}
     crowd.run()
     assert crowd.done
-    assert [told["groups"] for told in crowd.told("not_summed")] == [
+    assert [told["groups"] for told in crowd.log("not_summed")] == [
         1
     ]  # its last round, the others being done
 
@@ -71,7 +71,7 @@ def test_every_group_is_waited_for_where_the_sum_is_of_too_few_or_a_run_repeats_
     crowd.frozen = set()
     crowd.run()
     assert crowd.done
-    assert not crowd.told("not_waited_for") + crowd.told("not_summed")
+    assert not crowd.log("not_waited_for") + crowd.log("not_summed")
 
 
 def test_a_host_that_dies_remembers_which_groups_were_summed(folder: Path) -> None:

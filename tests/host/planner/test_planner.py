@@ -18,7 +18,7 @@ from crowdlearn_host.errors import InfeasiblePlan, PlanError
 from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner import infeasibility as relax
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.infeasibility import TOLD, Stretch, relaxations
+from crowdlearn_host.planner.infeasibility import MOST_WAYS, Stretch, relaxations
 from crowdlearn_host.planner.plan import GroupPlan, Plan, Turn, check_plan, load_plan, save_plan
 from crowdlearn_host.planner.planner import _even, plan_fleet
 from crowdlearn_host.planner.problem.costs import Training, WireFormat, costs
@@ -225,8 +225,8 @@ def test_telling_why_nothing_fits_takes_no_longer_than_asked(
     assert len(asked) <= 3
     with pytest.raises(InfeasiblePlan) as error:
         plan_fleet(graph, fleet(HUB, *classes), TRAINING, group_size=13, seconds=60, compare=False)
-    assert str(error.value).count(", or ") == TOLD - 1
-    assert len(asked) <= 3 + TOLD + 1
+    assert str(error.value).count(", or ") == MOST_WAYS - 1
+    assert len(asked) <= 3 + MOST_WAYS + 1
 
 
 def test_an_idle_device_that_is_too_small_is_not_told_to_grow(graph: NeuronGraph) -> None:

@@ -124,7 +124,7 @@ async def test_a_run_is_trained_by_devices_that_dial_in_also_if_the_service_is_k
             while jobs.job(job.id).state == "running":
                 await asyncio.sleep(0.2)
             ended = jobs.job(job.id)
-            assert (ended.state, ended.told[:13]) == ("done", "test accuracy"), ended.told
+            assert (ended.state, ended.outcome[:13]) == ("done", "test accuracy"), ended.outcome
             while (await asyncio.to_thread(served.status))["devices_waiting"] < 3:  # for what comes next
                 await asyncio.sleep(0.2)
         told = [json.loads(line) for line in (folder / "runs" / job.label / "metrics.jsonl").open()]
@@ -175,7 +175,7 @@ async def test_a_run_that_writes_a_line_without_an_end_goes_on(tmp_path, home, w
     job = begun(service)
     worker(f"head -c 3000000 /dev/zero >&2; head -c 3000000 /dev/zero; echo; {ENDED}")
     async with service.open("127.0.0.1:0"):
-        assert (await until_ended(service, job)).told == "test accuracy 0.5000"
+        assert (await until_ended(service, job)).outcome == "test accuracy 0.5000"
     assert service.jobs.job(job.id).tries == 0
 
 
@@ -249,7 +249,7 @@ async def test_a_run_that_cannot_be_read_any_more_fails_and_those_behind_it_go_o
         async with asyncio.timeout(SECONDS):
             while service.jobs.all("waiting", "running"):
                 await asyncio.sleep(0.05)
-    told = [service.jobs.job(job.id).told for job in (*bad, lost)]
+    told = [service.jobs.job(job.id).outcome for job in (*bad, lost)]
     assert "is no TOML" in told[0]
     assert "epoch" in told[1]
     assert str(fleet) in told[2]
@@ -265,7 +265,7 @@ async def test_a_process_that_ends_as_if_it_was_asked_to_is_not_started_for_ever
     worker("exit 3")
     async with service.open("127.0.0.1:0"):
         ended = await until_ended(service, job)
-    assert (ended.state, ended.told) == ("failed", "its process ended with exit code 3")
+    assert (ended.state, ended.outcome) == ("failed", "its process ended with exit code 3")
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -115,8 +115,8 @@ def _own_piece(member: Member, generation: Generation) -> PartialState:
 
 def on_first_weights(member: Member, run: Run, message: pb.FirstWeights) -> Effects:
     """Take a step of drawing the first weights with other devices."""
-    if (told := run.first_weights.take(message)) is not None:
-        yield pb.Frame(first_weights=told)
+    if (answer := run.first_weights.take(message)) is not None:
+        yield pb.Frame(first_weights=answer)
 
 
 def on_heirs(member: Member, generation: Generation, heirs: pb.Heirs) -> Effects:

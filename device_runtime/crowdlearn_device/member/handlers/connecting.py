@@ -82,12 +82,12 @@ def on_state_read(member: Member, event: StateRead) -> Effects:
     """Report how hot this device is, and its charge if the run weighs that; once a change."""
     if member.generation is None:
         return
-    told = pb.DeviceState(thermal=event.state.thermal)
+    message = pb.DeviceState(thermal=event.state.thermal)
     if member.weighs_charge:
-        told.percent, told.charging = event.state.percent, event.state.charging
-    if told != member.state_told:
-        member.state_told = told
-        yield pb.Frame(device_state=told)
+        message.percent, message.charging = event.state.percent, event.state.charging
+    if message != member.state_sent:
+        member.state_sent = message
+        yield pb.Frame(device_state=message)
 
 
 def on_leaving(member: Member, event: Leaving) -> Effects:

@@ -62,9 +62,9 @@ def on_snapshot(member: Member, generation: Generation, snapshot: pb.Snapshot) -
     helped = next((each for each in assign.unsealings if each.piece == snapshot.piece), None)
     if sender is not None and helped is not None and not snapshot.part:
         point, share = unwrapped(run.full_name, run.number, run.identity, sender, snapshot)
-        told = pb.StatePart(share=pb.KeyShare(piece=snapshot.piece, point=point, share=share))
+        message = pb.StatePart(share=pb.KeyShare(piece=snapshot.piece, point=point, share=share))
         channel = generation.channels[helped.device]
-        yield pb.Frame(envelope=channel.seal(generation.moving, told.SerializeToString()))
+        yield pb.Frame(envelope=channel.seal(generation.moving, message.SerializeToString()))
         return
     due = any(p.piece == snapshot.piece and p.from_snapshot for p in assign.provides)
     if sender is None or not due:

@@ -33,7 +33,7 @@ class _Gradient:
     """A mini-batch's arrays on one edge, by kind, until all helpers have told how its gradient looks."""
 
     shared: dict[int, Shared] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
+    answered: set[int] = field(default_factory=set)
 
 
 class Checking:
@@ -94,7 +94,7 @@ class Checking:
         """Check a map's gradient by what the helper at a position tells of it."""
         step, place = message.step, Place(message.step, of.number, GRADIENTS)
         ongoing = self._gradients.get((step, of.number))
-        if ongoing is None or ERRORS not in ongoing.shared or position in ongoing.told:
+        if ongoing is None or ERRORS not in ongoing.shared or position in ongoing.answered:
             raise WireError(f"piece {of.piece(position)} reports a gradient that is not due at step {step}")
         check = self._checks[of.number]
         opened, *parts = ring_of(message, (HELPERS, *check.gradient_shape((1, *of.entered))))
@@ -102,8 +102,8 @@ class Checking:
         values, errors = ongoing.shared[ACTIVATIONS].secret, ongoing.shared[ERRORS].secret
         if not np.array_equal(opened, check.gradient_due(values, errors, drawn)):
             raise WireError(self._guilty(of, position, ongoing, parts, place, drawn))
-        ongoing.told.add(position)
-        if len(ongoing.told) == HELPERS:
+        ongoing.answered.add(position)
+        if len(ongoing.answered) == HELPERS:
             del self._gradients[step, of.number]
 
     def _guilty(

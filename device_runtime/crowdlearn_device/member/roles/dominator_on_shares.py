@@ -84,9 +84,9 @@ class DominatorOnShares(Role):
         self.work.go(data, device)
         for triple, keys in enumerate(self._keys):
             for position in range(HELPERS):
-                told = b"".join((*own_keys(keys, position), self._checking.keys[triple][position]))
+                content = b"".join((*own_keys(keys, position), self._checking.keys[triple][position]))
                 piece = helper_piece(triple, position)
-                yield for_helper(piece, pb.SharedArray(kind=pb.SHARED_KEYS, data=told))
+                yield for_helper(piece, pb.SharedArray(kind=pb.SHARED_KEYS, data=content))
 
     @property
     def ready(self) -> bool:
@@ -144,17 +144,17 @@ class DominatorOnShares(Role):
         """Return the facts of the weights in which all helpers agree. Raises WireError naming one that
         deviates.
         """
-        said = self._facts[step, number]
-        for position, facts in said.items():
-            others = [other for p, other in said.items() if p != position]
+        known = self._facts[step, number]
+        for position, facts in known.items():
+            others = [other for p, other in known.items() if p != position]
             if others[0] == others[1] != facts:
                 raise WireError(
                     f"piece {self._maps[number].piece(position)} has other weights than both other helpers: "
                     "a part of a gradient was wrong"
                 )
-        if len(set(said.values())) != 1:
+        if len(set(known.values())) != 1:
             raise WireError("all three helpers have weights of their own: a part of a gradient was wrong")
-        return said[0]
+        return known[0]
 
     def _share(self, shared: Shared, kind: pb.SharedKind, rows: int) -> Results:
         kind_of, of = shared.place.kind, self._maps[shared.place.edge]
@@ -210,12 +210,12 @@ class DominatorOnShares(Role):
         yield from self._checked()
 
     def _take_facts(self, of: SharedMap, position: int, message: pb.SharedArray) -> Results:
-        said = self._facts.setdefault((message.step, message.edge), {})
-        if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
+        facts = self._facts.setdefault((message.step, message.edge), {})
+        if position in facts or len(message.facts) != 3 or not np.isfinite(message.facts).all():
             raise WireError(f"piece {of.piece(position)} sends facts twice, or not three")
         if not self._awaits_facts(position, message):
             raise WireError(f"piece {of.piece(position)} sends facts of step {message.step}")
-        said[position] = WeightFacts(*message.facts)
+        facts[position] = WeightFacts(*message.facts)
         yield from self._share_waiting(message.step, message.edge)
 
     def _awaits_facts(self, position: int, message: pb.SharedArray) -> bool:
@@ -250,7 +250,7 @@ class DominatorOnShares(Role):
             self._held_back = True  # a boundary with a wrong gradient must not become a point
             return
         done = self.boundary
-        self._facts = {place: said for place, said in self._facts.items() if place[0] >= done}
+        self._facts = {place: facts for place, facts in self._facts.items() if place[0] >= done}
         yield from self.work.updated()
 
 

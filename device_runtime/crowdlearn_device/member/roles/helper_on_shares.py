@@ -115,14 +115,14 @@ class HelperOnShares(Role):
         self._gone = True
         for arrays in self._state.layers.values():
             for name, values in arrays.items():
-                told = pb.SharedArray(
+                message = pb.SharedArray(
                     kind=pb.SHARED_WEIGHTS,
                     shape=values.shape,
                     data=np.ascontiguousarray(values, "<f4").tobytes(),
                     name=name,
                 )
                 for piece in self._others:
-                    yield deliver(piece, pb.PURPOSE_ACTIVATION, told)
+                    yield deliver(piece, pb.PURPOSE_ACTIVATION, message)
                 self._keep_part(name, self._pieces[self._position], np.array(values, np.float32))
         yield from self._complete()
 
@@ -203,13 +203,13 @@ class HelperOnShares(Role):
             layer = self._maps[edge].layer
             helper.take_weights(values[layer][f"value/{self._name[layer]}"])
             facts = helper.facts
-            told = pb.SharedArray(
+            message = pb.SharedArray(
                 kind=pb.SHARED_FACTS,
                 step=self._boundary,
                 edge=edge,
                 facts=(facts.largest, facts.output_norm, facts.input_norm),
             )
-            yield deliver(0, pb.PURPOSE_ACTIVATION, told)
+            yield deliver(0, pb.PURPOSE_ACTIVATION, message)
 
     def run(self) -> Results:
         """Compute one answer, or a gradient if none is waited for."""
@@ -264,9 +264,9 @@ class HelperOnShares(Role):
         """Let both other helpers have this one's part of a map's gradient."""
         assert self._helpers is not None
         part = self._helpers[edge].gradient(self._boundary)
-        told = message_of(pb.SHARED_GRADIENT, self._boundary, edge, part)
+        message = message_of(pb.SHARED_GRADIENT, self._boundary, edge, part)
         for piece in self._others:
-            yield deliver(piece, pb.PURPOSE_ERROR, told)
+            yield deliver(piece, pb.PURPOSE_ERROR, message)
         self._gradients.setdefault(edge, {})[self._position] = part
         yield from self._open(edge)
 
@@ -275,8 +275,8 @@ class HelperOnShares(Role):
         checks = role_of(self._position, message.step) == ANSWERS
         of_sums = pb.SHARED_CHECK_SUMS if checks else pb.SHARED_SUMS
         of_errors = pb.SHARED_CHECK_BACK if checks else pb.SHARED_BACK
-        told = message_of(of_sums if forward else of_errors, message.step, message.edge, answer)
-        return deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
+        reply = message_of(of_sums if forward else of_errors, message.step, message.edge, answer)
+        return deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, reply)
 
     def _take_gradient(self, partner: int, message: pb.SharedArray) -> Results:
         of = self._maps.get(message.edge)
@@ -294,8 +294,8 @@ class HelperOnShares(Role):
             return
         whole = tuple(parts[p] for p in range(HELPERS))
         shown = self._helpers[edge].parts_seen(whole, self._check_key, self._boundary)
-        told = message_of(pb.SHARED_CHECK_GRADIENT, self._boundary, edge, shown)
-        yield deliver(0, pb.PURPOSE_ERROR, told)
+        message = message_of(pb.SHARED_CHECK_GRADIENT, self._boundary, edge, shown)
+        yield deliver(0, pb.PURPOSE_ERROR, message)
         del self._gradients[edge]
         yield from self._take_whole(edge, self._helpers[edge].opened(whole))
 

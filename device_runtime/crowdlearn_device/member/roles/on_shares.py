@@ -83,7 +83,7 @@ def place_of(piece: int) -> tuple[int, int]:
     return divmod(piece - 1, HELPERS)
 
 
-def shared_maps(manifest: Manifest, layout: Layout, told: Iterable[pb.LinearMap]) -> dict[int, SharedMap]:
+def shared_maps(manifest: Manifest, layout: Layout, maps: Iterable[pb.LinearMap]) -> dict[int, SharedMap]:
     """Return the maps of all triples by number; `told` are those that are not dense.
 
     Raises WireError if the pieces are not a dominator's and triples of helpers', or a map is none of ours.
@@ -91,7 +91,7 @@ def shared_maps(manifest: Manifest, layout: Layout, told: Iterable[pb.LinearMap]
     triples, more = place_of(len(layout))
     if more or triples < 1:
         raise WireError(f"{len(layout)} pieces on shares; a dominator's and three for each triple are due")
-    known = {each.edge: each for each in told}
+    known = {each.edge: each for each in maps}
     found = {}
     for layer, (start, stop) in enumerate(layout[0]):
         if stop > start:
@@ -135,25 +135,25 @@ def check_clipping(manifest: Manifest) -> None:
 
 
 def _linear(
-    told: pb.LinearMap | None, source: tuple[int, ...], target: tuple[int, ...], *, matched: bool
+    message: pb.LinearMap | None, source: tuple[int, ...], target: tuple[int, ...], *, matched: bool
 ) -> LinearMap:
-    if told is None:
+    if message is None:
         if target or matched:
             raise WireError("a convolution is on shares, and the run does not name it; update the host")
         return linear_map("dense", {}, ())
-    named = {name: tuple(getattr(told, name)) for name in ("kernel", "stride", "padding", "dilation")}
+    named = {name: tuple(getattr(message, name)) for name in ("kernel", "stride", "padding", "dilation")}
     if any(len(pair) != 2 for pair in named.values()) or not all((*named["kernel"], *named["stride"])):
         raise WireError(f"a convolution with {named} is no map of height and width")
     try:
-        linear = linear_map(told.kind, named, source)
+        linear = linear_map(message.kind, named, source)
     except ValueError as error:
         raise WireError(str(error)) from error
     if (
         not isinstance(linear, Convolution)
         or linear.target != target
-        or (told.kind == "depthwise") != matched
+        or (message.kind == "depthwise") != matched
     ):
-        raise WireError(f"a {told.kind} map of {source} with {named} does not give {target}")
+        raise WireError(f"a {message.kind} map of {source} with {named} does not give {target}")
     return linear
 
 

@@ -106,7 +106,7 @@ class PiecePass(Role):
         for message in step.messages:
             yield self._sent(message)
         yield from self._norms()
-        for number, square in work.piece.told_squares():
+        for number, square in work.piece.take_squares():
             content = pb.Norm(step=number, square=square).SerializeToString()
             for partner in self._others:
                 yield Deliver(partner, pb.PURPOSE_NORM, content, express=True)
@@ -116,7 +116,7 @@ class PiecePass(Role):
     def _norms(self) -> Results:
         """Yield norms of samples, or their clip factors, that wait to be sent."""
         private = self.work.piece.private
-        for partner, norm in private.take_told() if private is not None else ():
+        for partner, norm in private.take_messages() if private is not None else ():
             yield Deliver(partner, pb.PURPOSE_NORM, norm.SerializeToString(), express=True)
 
     def _sent(self, message: Message) -> Deliver:
@@ -124,7 +124,7 @@ class PiecePass(Role):
         try:
             values = self._encoded(message)
         except WireError as error:
-            raise WireError(f"{self._told(message)} at step {message.step}: {error}") from error
+            raise WireError(f"{self._described(message)} at step {message.step}: {error}") from error
         sums = pb.Sums(
             step=message.step,
             micro=message.micro,
@@ -144,7 +144,7 @@ class PiecePass(Role):
         wire = self._assign.training.wire
         return encode_tensor(message.values, wire, self._rounding.of(message) if wire == pb.INT8 else None)
 
-    def _told(self, message: Message) -> str:
+    def _described(self, message: Message) -> str:
         """Return a message in words."""
         kind = "sums" if message.purpose == pb.PURPOSE_ACTIVATION else "errors"
         edge = self._edges[message.edge]

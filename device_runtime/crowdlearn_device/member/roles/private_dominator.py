@@ -110,7 +110,7 @@ class PrivateDominator(DominatorOnShares):
         """Share clipped errors once the clip factors of a step are known."""
         private = self.work.piece.private
         assert private is not None
-        for piece, norm in private.take_told():
+        for piece, norm in private.take_messages():
             ongoing = self._ongoing.setdefault(norm.step, _Step())
             ongoing.ends[piece] = norm
             if len(ongoing.ends) == len(self._layout) - 1:
@@ -194,9 +194,9 @@ class PrivateDominator(DominatorOnShares):
             found += gradient
         found /= np.float32(ongoing.ends[1].divisor)
         data = np.ascontiguousarray(found, "<f4").tobytes()
-        told = pb.SharedArray(kind=pb.SHARED_NOISY, step=step, edge=edge, shape=found.shape, data=data)
+        message = pb.SharedArray(kind=pb.SHARED_NOISY, step=step, edge=edge, shape=found.shape, data=data)
         for position in range(HELPERS):
-            yield for_helper(self._maps[edge].piece(position), told)
+            yield for_helper(self._maps[edge].piece(position), message)
         if not ongoing.noise:
             del self._ongoing[step]
             yield from self._checked()

@@ -119,9 +119,9 @@ class Work:
     def updated(self) -> Results:
         """Yield what a mini-batch gave, and the piece if no other one is under way."""
         if self._dominator is not None:
-            told = self._dominator.metrics()
-            progress = pb.Progress(boundary=self.piece.boundary, rows=told.rows, pass_done=told.last)
-            left = self._outgoing.metrics(told) if self.piece.private is None else None
+            metrics = self._dominator.metrics()
+            progress = pb.Progress(boundary=self.piece.boundary, rows=metrics.rows, pass_done=metrics.last)
+            left = self._outgoing.metrics(metrics) if self.piece.private is None else None
             if left is not None:
                 progress.metrics.CopyFrom(
                     pb.Metrics(rows=left.rows, loss=left.loss, correct=left.correct, own=left.own)

@@ -47,12 +47,12 @@ class Unmasking:
 
         Raises AggregationError if others were confirmed, or a sum over these would tell too much.
         """
-        told = tuple(sorted({*survivors}))
-        if self.survivors and told != self.survivors:
+        wanted = tuple(sorted({*survivors}))
+        if self.survivors and wanted != self.survivors:
             raise AggregationError("the host named two sets of survivors; nothing is revealed")
-        if self.number not in told or not {*told} <= {*self.round.stretches}:
+        if self.number not in wanted or not {*wanted} <= {*self.round.stretches}:
             raise AggregationError("survivors that this round cannot have: this device sent its values")
-        covered = self.round.coverage(self.round.stretches[self.number], told)
+        covered = self.round.coverage(self.round.stretches[self.number], wanted)
         if covered < self.round.least:
             raise AggregationError(
                 f"{covered} contributors are left, {self.round.least} are needed; the sum is not released"
@@ -60,17 +60,17 @@ class Unmasking:
         if not self.survivors:
             if self.round.id in kept:
                 raise AggregationError("this round was confirmed before; a device unmasks a round once")
-            self.survivors = told
+            self.survivors = wanted
             try:
                 kept.keep(self)
             except BaseException:
                 self.survivors = ()
                 raise
-        said = survivors_digest(self.round.context, told)
+        digest = survivors_digest(self.round.context, wanted)
         return [
-            Confirmation(self.number, other, self._tag(other, said, self.number))
+            Confirmation(self.number, other, self._tag(other, digest, self.number))
             for other in sorted(self.held)
-            if other in told
+            if other in wanted
         ]
 
     def reveal(self, confirmations: Collection[Confirmation]) -> Revealed:
@@ -80,14 +80,14 @@ class Unmasking:
         """
         if not self.survivors:
             raise AggregationError("nothing was confirmed")
-        said = survivors_digest(self.round.context, self.survivors)
+        digest = survivors_digest(self.round.context, self.survivors)
         agreed = {
             each.sender
             for each in confirmations
             if each.receiver == self.number
             and each.sender in self.held
             and each.sender in self.survivors
-            and hmac.compare_digest(each.tag, self._tag(each.sender, said, each.sender))
+            and hmac.compare_digest(each.tag, self._tag(each.sender, digest, each.sender))
         }
         if len(agreed) < self.threshold:
             raise AggregationError(
@@ -100,8 +100,8 @@ class Unmasking:
             {other: key for other, (_, key) in self.held.items() if other not in self.survivors},
         )
 
-    def _tag(self, other: int, said: bytes, sender: int) -> bytes:
-        return hmac.digest(self.tag_keys[other], struct.pack("<I", sender) + said, "sha256")
+    def _tag(self, other: int, digest: bytes, sender: int) -> bytes:
+        return hmac.digest(self.tag_keys[other], struct.pack("<I", sender) + digest, "sha256")
 
     def to_json(self) -> str:
         """Return all of it as JSON."""
@@ -125,21 +125,21 @@ class Unmasking:
         """Return the part that `to_json` told of. Raises ValueError, KeyError, TypeError or AttributeError if
         it is damaged.
         """
-        told: dict[str, Any] = json.loads(text)
+        kept: dict[str, Any] = json.loads(text)
         stretches = {
             int(member): tuple((int(a), int(b)) for a, b in ranges)
-            for member, ranges in told["stretches"].items()
+            for member, ranges in kept["stretches"].items()
         }
         round_ = SumRound(
-            bytes.fromhex(told["id"]), stretches, told["least"], told["terms"], bytes.fromhex(told["attempt"])
+            bytes.fromhex(kept["id"]), stretches, kept["least"], kept["terms"], bytes.fromhex(kept["attempt"])
         )
         return cls(
             round_,
-            int(told["number"]),
-            int(told["threshold"]),
-            {int(n): (bytes.fromhex(own), bytes.fromhex(key)) for n, (own, key) in told["held"].items()},
-            {int(n): bytes.fromhex(key) for n, key in told["tag_keys"].items()},
-            tuple(map(int, told["survivors"])),
+            int(kept["number"]),
+            int(kept["threshold"]),
+            {int(n): (bytes.fromhex(own), bytes.fromhex(key)) for n, (own, key) in kept["held"].items()},
+            {int(n): bytes.fromhex(key) for n, key in kept["tag_keys"].items()},
+            tuple(map(int, kept["survivors"])),
         )
 
 

@@ -38,8 +38,8 @@ def seed_of(begun: bytes, shown: dict[int, bytes]) -> bytes:
 
 def hash_of(run: str, attempt: int, begin: pb.FirstBegin) -> bytes:
     """Return the hash of what begins an attempt, 32 bytes: the run, its devices and the distributions."""
-    told = begin.SerializeToString(deterministic=True)
-    return hashlib.sha256(f"{run} {attempt} ".encode() + told).digest()
+    serialized = begin.SerializeToString(deterministic=True)
+    return hashlib.sha256(f"{run} {attempt} ".encode() + serialized).digest()
 
 
 class JointSeed:
@@ -58,9 +58,9 @@ class JointSeed:
         self._seed = b""
         if self._path.exists():
             try:
-                told = json.loads(self._path.read_text())
-                self._attempt, self._seed = int(told["attempt"]), bytes.fromhex(told["seed"])
-                self._distributions = {name: Distribution(*each) for name, each in told["arrays"].items()}
+                content = json.loads(self._path.read_text())
+                self._attempt, self._seed = int(content["attempt"]), bytes.fromhex(content["seed"])
+                self._distributions = {name: Distribution(*each) for name, each in content["arrays"].items()}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StateError(f"{self._path} is damaged ({error}); start a new run") from error
 
@@ -82,11 +82,11 @@ class JointSeed:
         if message.attempt != self._attempt or not self._secret:
             return None  # of an attempt that is over
         if kind == "commitments":
-            told = {each.device: each.value for each in message.commitments.of}
+            commitments = {each.device: each.value for each in message.commitments.of}
             own = commitment_of(self._begun, self._number, self._secret)
-            if self._commitments or told.keys() != self._members or told[self._number] != own:
+            if self._commitments or commitments.keys() != self._members or commitments[self._number] != own:
                 raise WireError("the host's commitments to first weights lack this device's, or came twice")
-            self._commitments = told
+            self._commitments = commitments
             return pb.FirstWeights(attempt=self._attempt, secret=self._secret)
         if kind == "secrets":
             return self._end(message)
@@ -126,9 +126,9 @@ class JointSeed:
 
     def _keep(self) -> None:
         arrays = {name: [each.kind, each.low, each.high] for name, each in self._distributions.items()}
-        told = {"attempt": self._attempt, "seed": self._seed.hex(), "arrays": arrays}
+        fields = {"attempt": self._attempt, "seed": self._seed.hex(), "arrays": arrays}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, json.dumps(told).encode(), private=True)
+        write_atomically(self._path, json.dumps(fields).encode(), private=True)
 
     def check(self, part: pb.StatePart) -> None:
         """Raise WireError unless the host's first weights are those of the seed, if one was drawn."""

@@ -59,10 +59,10 @@ def _uniform(key: bytes, row: int, size: int) -> tuple[Doubles, Doubles]:
     return found[:size], found[size:]
 
 
-def distributions_of(told: Sequence[pb.Distribution]) -> dict[str, Distribution]:
+def distributions_of(messages: Sequence[pb.Distribution]) -> dict[str, Distribution]:
     """Return the distributions that a host names, by array. Raises WireError if one is none."""
     found: dict[str, Distribution] = {}
-    for each in told:
+    for each in messages:
         numbers = isfinite(each.low) and isfinite(each.high) and max(abs(each.low), abs(each.high)) <= LARGEST
         if each.kind not in KINDS or not numbers or each.array in found:
             raise WireError(

@@ -25,14 +25,14 @@ class Listener(Mechanism):
     def weights(self, indices: Indices, values: Floats, number: int) -> Floats:
         place = self.place
         for kind, array in (("indices", indices), ("values", values)):
-            told = np.array(array)
+            copy = np.array(array)
             self._tap.record(
-                Record("shared", told, place.generation, place.epoch, number, piece=place.piece, name=kind)
+                Record("shared", copy, place.generation, place.epoch, number, piece=place.piece, name=kind)
             )
         return values
 
     def metrics(self, metrics: Metrics) -> Metrics | None:
         place = self.place
-        told = np.array([metrics.rows, metrics.loss, metrics.correct, *metrics.own.values()])
-        self._tap.record(Record("metrics", told, place.generation, place.epoch, 0, piece=place.piece))
+        numbers = np.array([metrics.rows, metrics.loss, metrics.correct, *metrics.own.values()])
+        self._tap.record(Record("metrics", numbers, place.generation, place.epoch, 0, piece=place.piece))
         return metrics

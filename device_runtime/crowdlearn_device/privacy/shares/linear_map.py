@@ -267,7 +267,7 @@ class Depthwise(Convolution):
         return shaped.transpose(0, 3, 1, 2, 4, 5)
 
 
-def linear_map(kind: str, told: Mapping[str, Any], source: tuple[int, ...]) -> LinearMap:
+def linear_map(kind: str, fields: Mapping[str, Any], source: tuple[int, ...]) -> LinearMap:
     """Return the map of an edge's kind and attributes; `source` is the shape of a source neuron's output.
 
     Raises ValueError if there is none of this kind.
@@ -277,7 +277,7 @@ def linear_map(kind: str, told: Mapping[str, Any], source: tuple[int, ...]) -> L
     maps = {"conv": Convolution, "depthwise": Depthwise}
     if kind not in maps or len(source) != 2:
         raise ValueError(f"no linear map of kind {kind} of maps {source}")
-    pairs = {name: tuple(told[name]) for name in ("kernel", "stride", "padding", "dilation")}
+    pairs = {name: tuple(fields[name]) for name in ("kernel", "stride", "padding", "dilation")}
     return maps[kind](**pairs, source=(source[0], source[1]))
 
 

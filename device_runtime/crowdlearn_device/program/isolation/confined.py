@@ -38,7 +38,7 @@ from .messages import (
     Spec,
     call_of,
     offsets,
-    outputs_told,
+    outputs_message,
 )
 
 SPARE = 256 << 20
@@ -204,11 +204,11 @@ class _Calls:
     def _run(self, call: _Call) -> None:
         try:
             outputs = self._executor.run(call.method, call.inputs, borrowed=True)
-            told = SAME
+            answer = SAME
             if call.specs is None or not _same(outputs, call.outputs):
                 specs = [Spec.of(output) for output in outputs]
                 if specs != call.specs:
-                    told, call.specs = outputs_told(specs), specs
+                    answer, call.specs = outputs_message(specs), specs
                     call.views = self._room(call, specs)
                 call.outputs = outputs
         except (ProgramError, MemoryError) as error:
@@ -217,7 +217,7 @@ class _Calls:
             return
         for view, output in zip(call.views, outputs, strict=True):
             view[...] = output
-        self._line.send(told)
+        self._line.send(answer)
 
     def _room(self, call: _Call, specs: list[Spec]) -> list[Array]:
         """Return where the outputs of a call go, in more memory if there is not enough."""

@@ -111,13 +111,13 @@ class IsolatedExecutor:
         call = self._calls.get(key)
         if call is None:
             call = self._new_call(process, method, inputs)
-            told = defined(call.number, method, call.places)
+            request = defined(call.number, method, call.places)
         else:
-            told = RUN + NUMBER.pack(call.number)
+            request = RUN + NUMBER.pack(call.number)
         for number, view in call.copied:
             view[...] = inputs[number]
         try:
-            outputs = self._outputs_of(process, call, process.ask(told, method), method)
+            outputs = self._outputs_of(process, call, process.ask(request, method), method)
         except ProgramError:
             self._calls.pop(key, None)
             raise
@@ -353,9 +353,9 @@ class _Process:
             self._line.setsockopt(socket.SOL_SOCKET, way, struct.pack("@ll", seconds, 0))
 
 
-def _printable(said: bytes) -> str:
+def _printable(text: bytes) -> str:
     """Return text of the process, which goes into logs, as one printable line."""
-    return "".join(x if x.isprintable() else " " for x in said.decode(errors="replace"))
+    return "".join(x if x.isprintable() else " " for x in text.decode(errors="replace"))
 
 
 def _doing(method: str) -> str:

@@ -60,8 +60,8 @@ class Place(NamedTuple):
 
 def defined(number: int, method: str, inputs: Sequence[Place]) -> bytes:
     """Return the packet that defines a call. Raises ProgramError if it takes too many arrays."""
-    told = [method, [[p.memory, p.offset, p.spec.dtype, p.spec.shape] for p in inputs]]
-    packet = DEFINE + NUMBER.pack(number) + json.dumps(told, separators=(",", ":")).encode()
+    definition = [method, [[p.memory, p.offset, p.spec.dtype, p.spec.shape] for p in inputs]]
+    packet = DEFINE + NUMBER.pack(number) + json.dumps(definition, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET:
         raise ProgramError(f"method {method} takes {len(inputs)} arrays; that is more than one call takes")
     return packet
@@ -74,7 +74,7 @@ def call_of(packet: bytes) -> tuple[int, str, list[Place]]:
     return number, method, [Place(m, o, Spec(dtype, tuple(shape))) for m, o, dtype, shape in inputs]
 
 
-def outputs_told(specs: Sequence[Spec]) -> bytes:
+def outputs_message(specs: Sequence[Spec]) -> bytes:
     """Return the packet that describes a call's outputs. Raises ProgramError if they are too many."""
     packet = DONE + json.dumps(specs, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET or not known(specs):
@@ -83,12 +83,12 @@ def outputs_told(specs: Sequence[Spec]) -> bytes:
 
 
 def outputs_of(packet: bytes) -> list[Spec]:
-    """Return what `outputs_told` packed. Raises ProgramError if it is anything else: a program's process may
-    send what it likes.
+    """Return the outputs of a message. Raises ProgramError if it is malformed: a program\'s process may send
+    what it likes.
     """
     try:
-        told: Any = json.loads(packet[1:])
-        specs = [Spec(dtype, tuple(shape)) for dtype, shape in told]
+        content: Any = json.loads(packet[1:])
+        specs = [Spec(dtype, tuple(shape)) for dtype, shape in content]
     except (ValueError, TypeError, RecursionError) as error:
         raise ProgramError(f"the program's process sent its outputs in no known form ({error})") from error
     if not known(specs):

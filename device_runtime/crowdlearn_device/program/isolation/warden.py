@@ -34,7 +34,7 @@ class Warden:
     def __init__(self) -> None:
         """Fork to be called while this process has one thread, and no secrets."""
         self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._told = ""
+        self._logged = ""
         device = os.getpid()
         if os.fork() == 0:
             try:
@@ -49,9 +49,9 @@ class Warden:
         to a few times what it `needs` (bytes) if that is known. Raises ProgramError if it is refused.
         """
         executor = IsolatedExecutor(pte, self, min(needs, MAX_NEEDS))
-        if executor.held_by != self._told:
-            self._told = executor.held_by
-            log.info("programs run in a process of their own, held by %s", self._told)
+        if executor.held_by != self._logged:
+            self._logged = executor.held_by
+            log.info("programs run in a process of their own, held by %s", self._logged)
         return executor
 
     def start(self) -> tuple[socket.socket, int]:

@@ -53,7 +53,7 @@ async def opened(connection: Connection, service: str, window: int = WINDOW_BYTE
 
 
 @contextmanager
-def silence_told(serial: str, work: str) -> Iterator[None]:
+def silence_reported(serial: str, work: str) -> Iterator[None]:
     """Raise FleetError with what to do where the phone was silent during `work`."""
     try:
         yield

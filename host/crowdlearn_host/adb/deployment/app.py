@@ -65,10 +65,10 @@ class AppDeployment:
         await self.stop()
         extra = shlex.join(["--es", "arguments", self._arguments])
         result = await self._device.shell(f"am start-foreground-service -n {shlex.quote(SERVICE)} {extra}")
-        said = (result.stderr + result.stdout).decode(errors="replace").strip()
+        output = (result.stderr + result.stdout).decode(errors="replace").strip()
         # `am` of older phones ends with code 0 whatever happens.
-        if result.exit_code or "Error" in said:
-            raise FleetError(f"{self._device.serial}: {SERVICE} does not start: {said}")
+        if result.exit_code or "Error" in output:
+            raise FleetError(f"{self._device.serial}: {SERVICE} does not start: {output}")
         with suppress(TimeoutError):
             async with asyncio.timeout(self._start_seconds):
                 await self._wait_listens()

@@ -96,14 +96,14 @@ async def _hold(device: AdbDevice, keeper: _Keeper) -> ByteStream | None:
     """Return the stream to a keeper, which holds until it is closed; None if the shell may not."""
     async with asyncio.timeout(HOLD_SECONDS):
         stream = await device.open(f"exec:{keeper.command}")
-        said = b""
+        output = b""
         try:
-            while HELD not in said and (data := await stream.read()):
-                said += data
+            while HELD not in output and (data := await stream.read()):
+                output += data
         finally:
-            if HELD not in said:
+            if HELD not in output:
                 stream.abort()
-        return stream if HELD in said else None
+        return stream if HELD in output else None
 
 
 def _lock(folder: str) -> _Keeper:
@@ -128,9 +128,9 @@ async def _setting(device: AdbDevice, folder: str) -> str:
 
     A phone that was switched off in a run still has the run's own, and the note of what was before.
     """
-    told = await device.shell(f"cat {folder}/before 2>/dev/null || settings get {SETTING} 2>/dev/null")
-    said = told.stdout.decode(errors="replace").strip()
-    return said if said == "null" or (said.isascii() and said.isdigit()) else ""
+    result = await device.shell(f"cat {folder}/before 2>/dev/null || settings get {SETTING} 2>/dev/null")
+    text = result.stdout.decode(errors="replace").strip()
+    return text if text == "null" or (text.isascii() and text.isdigit()) else ""
 
 
 async def _given_back(device: AdbDevice, keeper: _Keeper) -> None:

@@ -108,8 +108,8 @@ async def _remove_others(device: AdbDevice, folder: str, bundle: Bundle) -> None
 
 
 async def _refuse_without_room(device: AdbDevice, home: str, needed: int) -> None:
-    told = (await device.shell(f"df -k {shlex.quote(home)}")).stdout.decode(errors="replace")
-    row = re.search(r"^\S+\s+\d+\s+\d+\s+(\d+)\s", told, re.M)
+    output = (await device.shell(f"df -k {shlex.quote(home)}")).stdout.decode(errors="replace")
+    row = re.search(r"^\S+\s+\d+\s+\d+\s+(\d+)\s", output, re.M)
     if row and (free := int(row[1]) * 1024) < needed:
         raise FleetError(
             f"{device.serial}: {free / 1e6:.0f} MB are free, and the device runtime needs "
@@ -120,9 +120,9 @@ async def _refuse_without_room(device: AdbDevice, home: str, needed: int) -> Non
 async def _try(device: AdbDevice, loader: str, folder: str) -> None:
     result = await device.shell(f"{shlex.quote(loader)} --version", timeout=TRY_SECONDS)
     if result.exit_code:
-        said = (result.stderr + result.stdout).decode(errors="replace").strip()[-200:]
+        output = (result.stderr + result.stdout).decode(errors="replace").strip()[-200:]
         await device.shell(f"rm -rf {shlex.quote(folder)}", timeout=UNPACK_SECONDS)
         raise FleetError(
-            f"{device.serial}: its shell may not run programs below {folder} ({said}); the bundle was "
+            f"{device.serial}: its shell may not run programs below {folder} ({output}); the bundle was "
             "removed, use the app on this phone"
         )

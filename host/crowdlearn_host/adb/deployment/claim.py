@@ -41,7 +41,7 @@ class Holder:
         """Return a run of this computer as a holder."""
         return cls(run, run_id.hex(), socket.gethostname(), every)
 
-    def told(self) -> str:
+    def described(self) -> str:
         """Return the run in words."""
         return f"the run {self.run!r} of {self.host}"
 
@@ -82,7 +82,7 @@ class Claim:
                 await self._device.shell(f"rm -rf {shlex.quote(self._folder)}")
 
     def _refused(self, other: Holder | None) -> FleetError:
-        run = "another run" if other is None else other.told()
+        run = "another run" if other is None else other.described()
         return FleetError(
             f"{self._device.serial} serves {run}; wait for its end, stop it, or leave this phone out"
         )
@@ -104,7 +104,7 @@ class Claim:
             with suppress(FleetError):
                 now = await self._read()
                 if now is not None and now.id != self._holder.id:
-                    self.lost = f"{self._device.serial} was taken over by {now.told()}"
+                    self.lost = f"{self._device.serial} was taken over by {now.described()}"
                     return
                 await self._write()
 
@@ -114,10 +114,10 @@ class Claim:
 
     async def _read(self) -> Holder | None:
         """Return the holder that the phone names; None if there is none that can be read."""
-        said = (await self._device.shell(f"cat {shlex.quote(self._folder)}/holder")).stdout
+        output = (await self._device.shell(f"cat {shlex.quote(self._folder)}/holder")).stdout
         try:
-            told = json.loads(said)
-            run, run_id, host = (str(told[name])[:100] for name in ("run", "id", "host"))
-            return Holder(run, run_id, host, float(told["every"]), int(told["renewed"]))
+            content = json.loads(output)
+            run, run_id, host = (str(content[name])[:100] for name in ("run", "id", "host"))
+            return Holder(run, run_id, host, float(content["every"]), int(content["renewed"]))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None

@@ -73,8 +73,8 @@ async def check_runtime(device: AdbDevice, runtime: Runtime) -> None:
 
 async def _abi(device: AdbDevice) -> str:
     """Return the first ABI of the phone that there is a bundle for, or else all that it names."""
-    told = (await device.shell("getprop ro.product.cpu.abilist")).stdout.decode(errors="replace").strip()
-    return next((name for name in told.split(",") if name in ABIS), told)
+    output = (await device.shell("getprop ro.product.cpu.abilist")).stdout.decode(errors="replace").strip()
+    return next((name for name in output.split(",") if name in ABIS), output)
 
 
 async def deployment_for(

@@ -85,8 +85,8 @@ class FileStore:
 
     async def _check_room(self, total: int) -> None:
         """Raise FleetError if the phone reports that it has no room for so many bytes."""
-        told = (await self._device.shell(f"df -k {shlex.quote(self._home)}")).stdout.split()[-3:-2]
-        free = int(told[0]) << 10 if told and told[0].isdigit() else None
+        output = (await self._device.shell(f"df -k {shlex.quote(self._home)}")).stdout.split()[-3:-2]
+        free = int(output[0]) << 10 if output and output[0].isdigit() else None
         if free is not None and free < total:
             raise FleetError(
                 f"{self._device.serial}: {self._home} needs {total / 1e6:.1f} MB and the phone's storage has "
@@ -96,8 +96,8 @@ class FileStore:
     async def _add(self, store: str, digest: str, content: bytes | Path, progress: Progress) -> None:
         part = f"{store}/{digest}.part"
         await self._device.push(content, part, progress=progress)
-        said = (await self._device.shell(f"sha256sum {shlex.quote(part)}")).check(f"hashing {part}")
-        if said[:64].decode(errors="replace") != digest:
+        output = (await self._device.shell(f"sha256sum {shlex.quote(part)}")).check(f"hashing {part}")
+        if output[:64].decode(errors="replace") != digest:
             raise FleetError(
                 f"{part} is damaged on the phone: its storage or the connection is faulty, try again"
             )
@@ -143,10 +143,10 @@ class RuntimeDeployment:
             f"mkdir -p {home} && cd {home} && rm -f port || exit 1; "
             f"nohup {self._command} >runtime.log 2>&1 </dev/null & echo $! >pid || kill $!; cat pid"
         )
-        said = result.check(f"starting {self._program}").strip()
-        if not said.isdigit():
+        output = result.check(f"starting {self._program}").strip()
+        if not output.isdigit():
             raise FleetError(f"{self._device.serial}: {self._program} did not start: {await self._log_end()}")
-        self._pid = int(said)
+        self._pid = int(output)
         try:
             async with asyncio.timeout(self._start_seconds):
                 self._port = await self._wait_port()
@@ -163,9 +163,9 @@ class RuntimeDeployment:
         try:
             return await self._device.open_socket(f"tcp:{self._port}")
         except StreamRefused as error:
-            said = await self._log_end()
+            output = await self._log_end()
             raise FleetError(
-                f"{self._device.serial}: {self._program} is gone from port {self._port}: {said}"
+                f"{self._device.serial}: {self._program} is gone from port {self._port}: {output}"
             ) from error
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from crowdlearn_device.platform.files import replacing
 from crowdlearn_host.adb.carriers.connection import ACCEPT_SECONDS, CONNECT_SECONDS, connect_tcp, connect_usb
 from crowdlearn_host.adb.carriers.mux import Pump, Stream, StreamRefused
 from crowdlearn_host.adb.carriers.server import ServerConnection, server_port
-from crowdlearn_host.adb.carriers.silence import opened, silence_told
+from crowdlearn_host.adb.carriers.silence import opened, silence_reported
 from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
 from crowdlearn_host.adb.services.files import STORAGE_FULL, Progress, pull_file, push_file, stat_file
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
@@ -45,8 +45,8 @@ class ShellResult:
         if STORAGE_FULL.encode() in self.stderr + self.stdout[-len(STORAGE_FULL) - 200 :]:
             raise FleetError(f"{what} failed: the phone's storage is full; make room on it and start again")
         if self.exit_code:
-            said = (self.stderr or self.stdout).decode(errors="replace").strip()
-            raise FleetError(f"{what} failed on the phone with exit code {self.exit_code}: {said}")
+            output = (self.stderr or self.stdout).decode(errors="replace").strip()
+            raise FleetError(f"{what} failed on the phone with exit code {self.exit_code}: {output}")
         return self.stdout
 
 
@@ -103,7 +103,7 @@ class AdbDevice:
 
         Raises StreamRefused, and FleetError when the phone does not answer.
         """
-        with silence_told(self.serial, f"the opening of {service!r}"):
+        with silence_reported(self.serial, f"the opening of {service!r}"):
             return await opened(self._connection, service, window)
 
     async def open_socket(self, service: str) -> socket.socket:
@@ -151,21 +151,21 @@ class AdbDevice:
 
     async def stat(self, remote: str) -> FileStat:
         """Return mode, size and time of a file; an errno and zeros when there is none. Raises FleetError."""
-        with silence_told(self.serial, f"a look at {remote}"):
+        with silence_reported(self.serial, f"a look at {remote}"):
             return await stat_file(self._connection, remote, v2="stat_v2" in self.features)
 
     async def push(
         self, content: Path | bytes, remote: str, *, mode: int = 0o644, progress: Progress | None = None
     ) -> None:
         """Write a file on the phone; `progress` gets bytes sent and bytes in all. Raises FleetError."""
-        with silence_told(self.serial, f"the push of {remote}"):
+        with silence_reported(self.serial, f"the push of {remote}"):
             await push_file(self._connection, content, remote, mode=mode, progress=progress)
 
     async def pull(self, remote: str, *, progress: Progress | None = None, limit: int = 1 << 30) -> bytes:
         """Return a file of the phone as bytes. Raises FleetError, also above `limit` bytes."""
         total = (await self.stat(remote)).size
         content = bytearray()
-        with silence_told(self.serial, f"the pull of {remote}"):
+        with silence_reported(self.serial, f"the pull of {remote}"):
             async for chunk in pull_file(self._connection, remote):
                 content += chunk
                 if len(content) > limit:
@@ -181,7 +181,7 @@ class AdbDevice:
         """
         total = (await self.stat(remote)).size
         received = 0
-        with replacing(local) as file, silence_told(self.serial, f"the pull of {remote}"):
+        with replacing(local) as file, silence_reported(self.serial, f"the pull of {remote}"):
             async for chunk in pull_file(self._connection, remote):
                 received += file.write(chunk)
                 if progress:
@@ -193,13 +193,13 @@ class AdbDevice:
             async with asyncio.timeout(timeout):
                 stream = await self.open(f"exec:cmd package 'install' -r -S {apk.stat().st_size}")
                 try:
-                    said = await _install(stream, apk)
+                    output = await _install(stream, apk)
                 finally:
                     stream.abort()
         except (TimeoutError, StreamRefused) as error:
             raise FleetError(f"{self.serial}: {apk.name} was not installed: {error or 'timeout'}") from error
-        if not said.startswith("Success"):
-            raise FleetError(f"{self.serial}: {apk.name} was not installed: {said or 'no reason given'}")
+        if not output.startswith("Success"):
+            raise FleetError(f"{self.serial}: {apk.name} was not installed: {output or 'no reason given'}")
 
     @property
     def lost(self) -> str | None:
@@ -268,7 +268,7 @@ async def _install(stream: ByteStream, apk: Path) -> str:
         # A phone that refuses the app says why and hangs up while we still send.
         while block := file.read(APK_BYTES):
             await stream.write(block)
-    said = bytearray()
-    while (data := await stream.read()) and len(said) < STDIN_BYTES:
-        said += data
-    return said.decode(errors="replace").strip()
+    output = bytearray()
+    while (data := await stream.read()) and len(output) < STDIN_BYTES:
+        output += data
+    return output.decode(errors="replace").strip()

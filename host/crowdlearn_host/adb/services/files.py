@@ -66,12 +66,12 @@ async def push_file(
             connection.raise_if_lost()
         answer, length = await reader.unpack(_ANSWER)
         if answer != b"OKAY":
-            said = await reader.text(length, MAX_MESSAGE)
-            if STORAGE_FULL in said:
+            refusal = await reader.text(length, MAX_MESSAGE)
+            if STORAGE_FULL in refusal:
                 raise FleetError(
                     f"push of {total} bytes to {remote} failed: the phone's storage is full; make room on it"
                 )
-            raise FleetError(f"push to {remote} failed on the phone: {said}")
+            raise FleetError(f"push to {remote} failed on the phone: {refusal}")
 
 
 async def pull_file(connection: Connection, remote: str) -> AsyncIterator[bytes]:

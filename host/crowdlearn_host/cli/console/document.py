@@ -28,10 +28,10 @@ def document(wanted: bool) -> Iterator[Callable[[Any], None]]:
     if not wanted:
         yield lambda content: None
         return
-    told: list[Any] = []
+    documents: list[Any] = []
     with _stdout_on_stderr():
-        yield told.append
-    for content in told:
+        yield documents.append
+    for content in documents:
         typer.echo(json.dumps(_finite(content), allow_nan=False))
 
 

@@ -32,7 +32,7 @@ class Gathering:
     def wanted(self) -> int:
         return len(self.named) + self.joining
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return how many are here, and what is missing."""
         expected = {self._names.get(name, name): name for name in self.named}
         missing = [name for device, name in expected.items() if device not in self._here]

@@ -115,7 +115,7 @@ class TrainingProgress:
     def _wait(self, fields: dict[str, Any]) -> None:
         self._begin("waiting for devices")
         if fields["joining"] and self._gathering is not None:
-            self._tell(f"waiting for devices: {self._gathering.told()}")
+            self._tell(f"waiting for devices: {self._gathering.summary()}")
 
     def _assigned(self, fields: dict[str, Any]) -> None:
         self._gathering = None
@@ -146,10 +146,10 @@ class TrainingProgress:
         self._begin(f"paused: {fields['why']}")
 
     def _joined(self, fields: dict[str, Any]) -> None:
-        told = f"{fields['device']} joined"
+        text = f"{fields['device']} joined"
         if self._gathering is not None:
-            told = f"{told}: {self._gathering.told()}"
-        self._tell(told)
+            text = f"{text}: {self._gathering.summary()}"
+        self._tell(text)
 
     def _tell_together(self) -> None:
         """Print a line for each problem of devices that came while the run waited for all."""
@@ -167,19 +167,19 @@ class TrainingProgress:
             return  # the bar moves
         since = clock(time.monotonic() - self._since)
         if self._gathering is not None and self._gathering.wanted:
-            told = f"{self._status}, since {since}: {self._gathering.told()}"
+            text = f"{self._status}, since {since}: {self._gathering.summary()}"
         elif self._seen and self._status.startswith("epoch"):
-            told = f"{self._status}: {self._seen} of {self._total or '?'} samples, {self._speed()}"
-            told += f", {size(self._sent)} sent by devices"
+            text = f"{self._status}: {self._seen} of {self._total or '?'} samples, {self._speed()}"
+            text += f", {size(self._sent)} sent by devices"
         else:
-            told = f"{self._status}, since {since}"
+            text = f"{self._status}, since {since}"
         if self._status.startswith("paused"):
-            told += "; it goes on when they are back; Ctrl-C keeps what is reached, for --resume"
-        self._tell(told)
+            text += "; it goes on when they are back; Ctrl-C keeps what is reached, for --resume"
+        self._tell(text)
 
     def _tell(self, line: str, style: str = "", *, always: bool = False) -> None:
         """Print one line, whatever devices have put into it; when quiet, only if it is shown `always`."""
-        self._reminder.told()
+        self._reminder.restart()
         log.info(line)
         if self._verbosity.quiet and not always:
             return
@@ -189,10 +189,10 @@ class TrainingProgress:
     def _compiled(self, fields: dict[str, Any]) -> None:
         """Print a line at the start and at the end; between them the reminder shows how far it is."""
         done, of = fields["done"], fields["of"]
-        told = f"compiling slice programs: {done} of {of} methods"
-        self._begin(told)
+        text = f"compiling slice programs: {done} of {of} methods"
+        self._begin(text)
         if done in (0, of):
-            self._tell(told)
+            self._tell(text)
 
     def _mini_batch(self, fields: dict[str, Any]) -> None:
         if not self._seen:
@@ -214,21 +214,21 @@ class TrainingProgress:
         return f"{self._seen / max(time.monotonic() - self._started, 1e-3):.0f} samples/s"
 
     def _epoch(self, fields: dict[str, Any]) -> None:
-        told = []
+        parts = []
         if (loss := fields.get("training_loss")) is not None:
-            told.append(f"training loss {loss:.4f}")
+            parts.append(f"training loss {loss:.4f}")
         if "test_loss" in fields:
-            told.append(f"test loss {fields['test_loss']:.4f}")
+            parts.append(f"test loss {fields['test_loss']:.4f}")
         if "test_accuracy" in fields:
-            told.append(f"test accuracy {100 * fields['test_accuracy']:.2f} %")
+            parts.append(f"test accuracy {100 * fields['test_accuracy']:.2f} %")
         else:
-            told += [f"test {name} {value:.4f}" for name, value in fields.get("metrics", {}).items()]
+            parts += [f"test {name} {value:.4f}" for name, value in fields.get("metrics", {}).items()]
         if "validation_loss" in fields:
-            told.append(f"validation loss {fields['validation_loss']:.4f}")
+            parts.append(f"validation loss {fields['validation_loss']:.4f}")
         if "bytes" in fields:
-            told.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
+            parts.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
         group = f" of group {fields['group'] + 1}" if "group" in fields else ""
-        self._tell(f"epoch {fields['epoch'] + 1}{group}: {', '.join(told)}")
+        self._tell(f"epoch {fields['epoch'] + 1}{group}: {', '.join(parts)}")
 
 
 def _validated(fields: dict[str, Any]) -> str:

@@ -20,16 +20,16 @@ def schema(command: str) -> dict[str, Any]:
 
 def keys(command: str) -> tuple[str, ...]:
     """Return the keys of a command's document, or of each of its entries if it is a list."""
-    told = schema(command)
-    entry = told.get("items", told)
+    shape = schema(command)
+    entry = shape.get("items", shape)
     if "$ref" in entry:
-        entry = told["$defs"][entry["$ref"].rpartition("/")[2]]
+        entry = shape["$defs"][entry["$ref"].rpartition("/")[2]]
     return tuple(entry.get("properties", ()))
 
 
-def _object(name: str, told: Mapping[str, Shape], *, optional: tuple[str, ...] = ()) -> Shape:
+def _object(name: str, fields: Mapping[str, Shape], *, optional: tuple[str, ...] = ()) -> Shape:
     """Return an object with these keys and no others."""
-    values: dict[str, Any] = {key: (kind, None if key in optional else ...) for key, kind in told.items()}
+    values: dict[str, Any] = {key: (kind, None if key in optional else ...) for key, kind in fields.items()}
     return create_model(name, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **values)
 
 
@@ -42,15 +42,15 @@ def _parts(of: type) -> dict[str, Shape]:
 def _train() -> Shape:
     numbers = dict.fromkeys(("test_accuracy", "test_loss", "training_loss"), float | None)
     measured = {**numbers, "test_metrics": dict[str, float | None]}
-    told = {"run": str, "seconds": float, **measured, "bytes": dict[str, dict[str, int]]}
-    return _object("Trained", {**told, "models": list[str]})
+    fields = {"run": str, "seconds": float, **measured, "bytes": dict[str, dict[str, int]]}
+    return _object("Trained", {**fields, "models": list[str]})
 
 
 def _submit() -> Shape:
     from crowdlearn_host.service.jobs import Job
 
-    told = {name: kind for name, kind in _parts(Job).items() if name not in ("description", "tries")}
-    return list[_object("Submitted", told)]  # type: ignore[misc]
+    fields = {name: kind for name, kind in _parts(Job).items() if name not in ("description", "tries")}
+    return list[_object("Submitted", fields)]  # type: ignore[misc]
 
 
 def _evaluate() -> Shape:
@@ -75,8 +75,8 @@ def _doctor() -> Shape:
     from crowdlearn_host.devices.trial import PhoneTrial
 
     tried = _object("Tried", {**_parts(PhoneTrial), "agrees": bool})
-    told = {"model": str, **_parts(Diagnosis), "phone": tried | None}
-    return _object("Diagnosed", told, optional=("phone",))
+    fields = {"model": str, **_parts(Diagnosis), "phone": tried | None}
+    return _object("Diagnosed", fields, optional=("phone",))
 
 
 def _import() -> Shape:
@@ -95,8 +95,8 @@ def _simulate() -> Shape:
 
 
 def _privacy() -> Shape:
-    told = {"rows": list[dict[str, Any]], "privacy": dict[str, Any]}
-    return _object("Audited", told, optional=("privacy",))
+    fields = {"rows": list[dict[str, Any]], "privacy": dict[str, Any]}
+    return _object("Audited", fields, optional=("privacy",))
 
 
 def _phones() -> Shape:
@@ -109,8 +109,8 @@ def _devices() -> Shape:
     from crowdlearn_host.devices.facts import DeviceFacts
 
     facts = _parts(DeviceFacts)
-    told = {"serial": str, "way": str, **facts, "problem": str | None}
-    return list[_object("Device", told, optional=tuple(set(facts) - {"serial"}))]  # type: ignore[misc]
+    fields = {"serial": str, "way": str, **facts, "problem": str | None}
+    return list[_object("Device", fields, optional=tuple(set(facts) - {"serial"}))]  # type: ignore[misc]
 
 
 def _profile() -> Shape:
@@ -137,14 +137,14 @@ def _measure() -> Shape:
             "notes": list[str],
         },
     )
-    told = {"model": str, "batch": int, "rounds": int, "window": float, "devices": list[device]}  # type: ignore[valid-type]
-    return _object("Measured", {**told, "rows": list[dict[str, Any]], "missing": dict[str, str]})
+    fields = {"model": str, "batch": int, "rounds": int, "window": float, "devices": list[device]}  # type: ignore[valid-type]
+    return _object("Measured", {**fields, "rows": list[dict[str, Any]], "missing": dict[str, str]})
 
 
 def _bundle() -> Shape:
     whole = dict.fromkeys(("bytes", "bytes_sent", "files", "page_size"), int)
-    told = {"abi": str, **whole, "python": str, "archives": list[str], "sha256": list[str], "seconds": float}
-    return _object("Bundled", told)
+    parts = {"abi": str, **whole, "python": str, "archives": list[str], "sha256": list[str], "seconds": float}
+    return _object("Bundled", parts)
 
 
 def _enrol() -> Shape:

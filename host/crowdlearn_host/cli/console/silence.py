@@ -30,7 +30,7 @@ class Reminder:
 
     def __init__(self, remind: Callable[[], None]) -> None:
         self._remind = remind
-        self._began = self._told = time.monotonic()
+        self._began = self._shown_at = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -39,9 +39,9 @@ class Reminder:
         """Return seconds since the reminder was made."""
         return time.monotonic() - self._began
 
-    def told(self) -> None:
-        """Note that something was told now."""
-        self._told = time.monotonic()
+    def restart(self) -> None:
+        """Note that something was shown now."""
+        self._shown_at = time.monotonic()
 
     def start(self) -> None:
         self._thread.start()
@@ -54,10 +54,10 @@ class Reminder:
     def _run(self) -> None:
         while True:
             patience = SOON if self.elapsed < 60 else LATER
-            if self._over.wait(max(self._told + patience - time.monotonic(), 0.05)):
+            if self._over.wait(max(self._shown_at + patience - time.monotonic(), 0.05)):
                 return
-            if time.monotonic() - self._told >= patience:
-                self.told()
+            if time.monotonic() - self._shown_at >= patience:
+                self.restart()
                 self._remind()
 
 
@@ -94,18 +94,18 @@ class Working:
         if self._status is not None:
             self._status.update(Text(printable(self._what)))
         elif of or self._reminder.elapsed > SOON:
-            self._reminder.told()
+            self._reminder.restart()
             self._line(self._what)
 
     def _remind(self) -> None:
-        told = f"{self._what}, since {clock(time.monotonic() - self._since)}"
+        text = f"{self._what}, since {clock(time.monotonic() - self._since)}"
         if self._status is not None:
-            self._status.update(Text(printable(told)))
+            self._status.update(Text(printable(text)))
         else:
-            self._line(told)
+            self._line(text)
 
-    def _line(self, told: str) -> None:
-        log.info(told)
+    def _line(self, text: str) -> None:
+        log.info(text)
         if CHOSEN.get().quiet:
             return
-        self._console.print(Text(f"[{clock(self._reminder.elapsed)}] {printable(told)}"), soft_wrap=True)
+        self._console.print(Text(f"[{clock(self._reminder.elapsed)}] {printable(text)}"), soft_wrap=True)

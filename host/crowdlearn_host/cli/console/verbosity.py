@@ -67,13 +67,13 @@ def choose(verbosity: Verbosity, log_file: Path | None) -> None:
         screen.addFilter(lambda record: record.name != log.name)  # what is said is on the screen already
         handlers.append(screen)
     for handler in handlers:
-        handler.addFilter(_Told(logging.INFO if verbosity.verbose > 1 else logging.WARNING))
+        handler.addFilter(_Shown(logging.INFO if verbosity.verbose > 1 else logging.WARNING))
         root.addHandler(handler)
     if handlers:
         root.setLevel(logging.DEBUG)
 
 
-class _Told(logging.Filter):
+class _Shown(logging.Filter):
     """All records but those of chatty libraries below a level."""
 
     def __init__(self, least: int) -> None:
@@ -91,7 +91,7 @@ class _OneLine(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
-def log_error(error: BaseException, told: str) -> None:
+def log_error(error: BaseException, text: str) -> None:
     """Log an error that ends a command, with its traceback if the log shows that much."""
     trace: tuple[type[BaseException], BaseException, TracebackType | None] = (
         type(error),
@@ -100,7 +100,7 @@ def log_error(error: BaseException, told: str) -> None:
     )
     # A library that logs for itself adds a handler that would tell the error a second time.
     if any(isinstance(handler.formatter, _OneLine) for handler in logging.getLogger().handlers):
-        log.error(told, exc_info=trace)
+        log.error(text, exc_info=trace)
 
 
 def options_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -57,17 +57,17 @@ def enrol(
         raise FleetError("name the devices to enrol, or give --list, or --revoke with a name")
     for device in revoke or ():
         enrolment.revoke(device)
-    told = [_new(enrolment, device, address, days) for device in devices or ()]
+    rows = [_new(enrolment, device, address, days) for device in devices or ()]
     known = _known(enrolment) if listed else []
     if svg is not None:
-        for item in told:
+        for item in rows:
             _draw(svg, item)
     with document(as_json) as tell:
-        tell(known if listed else told)
+        tell(known if listed else rows)
     if as_json:
         return
     console = terminal()
-    for item in told:
+    for item in rows:
         console.print(item["command"], soft_wrap=True, highlight=False, markup=False)
         if qr:
             show_code(item["link"], console)
@@ -87,9 +87,9 @@ def _new(enrolment: Enrolment, device: str, address: str, days: int) -> dict[str
     return {"device": device, "token": token, "pin": pin, "command": f"{kept} && {joining}", "link": link}
 
 
-def _draw(folder: Path, told: dict[str, str]) -> None:
+def _draw(folder: Path, fields: dict[str, str]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    save_code(told["link"], folder / f"{quote(told['device'], safe=' ')}.svg", error="m", scale=4)
+    save_code(fields["link"], folder / f"{quote(fields['device'], safe=' ')}.svg", error="m", scale=4)
 
 
 def _known(enrolment: Enrolment) -> list[dict[str, str | bool]]:

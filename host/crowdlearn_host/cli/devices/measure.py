@@ -153,7 +153,7 @@ def _show(measured: Measured, model: str, batch: int) -> None:
     rows, console = measured.rows(), terminal()
     console.print(steps(rows, f"{model}: steps of {batch} samples; MACs, bytes, joules of one sample"))
     for figures in measured.figures:
-        for line in _told(figures.subject.name, figures.dropped, figures.notes, figures.failure):
+        for line in _notes(figures.subject.name, figures.dropped, figures.notes, figures.failure):
             console.print(printable(line))
     console.print(
         f"{measured.rounds} interleaved rounds of {measured.window:.1f} s windows; medians of those kept"
@@ -162,7 +162,7 @@ def _show(measured: Measured, model: str, batch: int) -> None:
         console.print(printable(f"source: {source}"), soft_wrap=True)
 
 
-def _told(name: str, dropped: dict[str, int], notes: tuple[str, ...], failure: str) -> list[str]:
-    told = [f"{name}: {note}" for note in notes]
-    told += [f"{name}: {count} windows dropped: {reason}" for reason, count in dropped.items()]
-    return [*told, *([f"{name}: {failure}"] if failure else [])]
+def _notes(name: str, dropped: dict[str, int], notes: tuple[str, ...], failure: str) -> list[str]:
+    lines = [f"{name}: {note}" for note in notes]
+    lines += [f"{name}: {count} windows dropped: {reason}" for reason, count in dropped.items()]
+    return [*lines, *([f"{name}: {failure}"] if failure else [])]

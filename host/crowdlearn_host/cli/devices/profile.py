@@ -95,7 +95,7 @@ def _show(measured: list[Measured]) -> None:
             terminal().print(printable(f"{item.facts.name}: {_energy(item.energy)}"), soft_wrap=True)
 
 
-def _energy(told: Constants) -> str:
+def _energy(energy: Constants) -> str:
     """Return what a phone's energy is, with where it comes from."""
     names = {
         "idle_watts": "W idle",
@@ -103,10 +103,10 @@ def _energy(told: Constants) -> str:
         "joules_per_byte_sent": "J/byte sent",
         "joules_per_byte_received": "J/byte received",
     }
-    values = {name: getattr(told, key) for key, name in names.items()}
+    values = {name: getattr(energy, key) for key, name in names.items()}
     found = [f"{value:.3g} {name}" for name, value in values.items() if value is not None]
-    numbers = f"{', '.join(found)} ({told.provenance}: {told.source})" if found else "no energy constants"
-    return f"{numbers}; {told.why}" if told.why else numbers
+    numbers = f"{', '.join(found)} ({energy.provenance}: {energy.source})" if found else "no energy constants"
+    return f"{numbers}; {energy.why}" if energy.why else numbers
 
 
 async def _measure_all(

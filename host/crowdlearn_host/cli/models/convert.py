@@ -87,7 +87,7 @@ def export_model(
     for path in filter(None, (onnx, pte)):
         claim(path, force=force)
     console = terminal(stderr=as_json)
-    told: dict[str, dict[str, object]] = {}
+    fields: dict[str, dict[str, object]] = {}
     with document(as_json) as tell:
         with Working(console, "reading the run") as working:
             from crowdlearn import Run  # whose exports import torch
@@ -95,16 +95,16 @@ def export_model(
             exported = Run(run)
             if onnx is not None:
                 working.step(f"writing {onnx}")
-                told["onnx"] = {"file": str(onnx), "error": exported.export_onnx(onnx, data=data)}
+                fields["onnx"] = {"file": str(onnx), "error": exported.export_onnx(onnx, data=data)}
             if pte is not None:
                 working.step(f"writing {pte}")
                 error = exported.export_pte(pte, max_batch=max_batch, data=data)
-                told["pte"] = {"file": str(pte), "error": error}
-        tell(told)
+                fields["pte"] = {"file": str(pte), "error": error}
+        tell(fields)
     if as_json:
         return
     for kind, checked in (("onnx", "onnxruntime"), ("pte", "ExecuTorch")):
-        if kind in told:
+        if kind in fields:
             typer.echo(
-                f"{told[kind]['file']}: differs from PyTorch by {told[kind]['error']:.0e} in {checked}"
+                f"{fields[kind]['file']}: differs from PyTorch by {fields[kind]['error']:.0e} in {checked}"
             )

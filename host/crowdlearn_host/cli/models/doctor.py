@@ -83,8 +83,8 @@ def doctor(
 
                 trial = trial_of(named, sample, batch, loss.value)
                 tried = event_loop.run(_try(phone, key, trial, bundle))
-        told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
-        tell({"model": model, **asdict(report), **told})
+        fields = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
+        tell({"model": model, **asdict(report), **fields})
     if not as_json:
         _show(model, report)
         if tried:

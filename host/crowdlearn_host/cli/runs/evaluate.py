@@ -48,8 +48,8 @@ def evaluate(
 
 def in_words(result: Evaluation) -> Text:
     """Return the result in one line: accuracy, or else every metric, then loss and samples."""
-    told = f", test loss {result.loss:.4f}, {result.samples} samples"
+    text = f", test loss {result.loss:.4f}, {result.samples} samples"
     if result.accuracy is not None:
-        return Text.assemble("test accuracy ", (f"{100 * result.accuracy:.2f} %", "bold"), told)
+        return Text.assemble("test accuracy ", (f"{100 * result.accuracy:.2f} %", "bold"), text)
     metrics = ", ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items())
-    return Text.assemble((metrics, "bold"), told)
+    return Text.assemble((metrics, "bold"), text)

@@ -105,8 +105,8 @@ def _traffic(planned: Planned, weights: int, omega: int) -> Table:
     table.add_row(Text("plan", "bold"), size(plan.traffic.total), "1.00")
     table.add_row("lower bound", size(plan.certificate.bound), f"{proof} in {_time(plan.certificate)}")
     for baseline in planned.baselines:
-        told = f"{baseline.cost / plan.traffic.total:.2f}"
-        table.add_row(baseline.name, size(baseline.cost), told + (" over budget" if baseline.broken else ""))
+        text = f"{baseline.cost / plan.traffic.total:.2f}"
+        table.add_row(baseline.name, size(baseline.cost), text + (" over budget" if baseline.broken else ""))
     for kind in plan.fleet.classes if plan.fleet is not None else ():
         most = max((j.total for j in plan.joules if j.device in kind.names), default=0.0)
         if most:
@@ -115,8 +115,8 @@ def _traffic(planned: Planned, weights: int, omega: int) -> Table:
     table.add_row("snapshots for spares", size(plan.traffic.snapshots + plan.traffic.keys), "beside the plan")
     if len(plan.groups) > 1:
         on_disk, in_memory = window_bytes(weights, omega)
-        told = f"on disk, and {size(in_memory)} of memory; omega is {omega}"
-        table.add_row("the host's window", size(on_disk), told)
+        text = f"on disk, and {size(in_memory)} of memory; omega is {omega}"
+        table.add_row("the host's window", size(on_disk), text)
     for name, why in planned.absent:
         table.add_row(name, "", why)
     if planned.baselines:
@@ -128,7 +128,7 @@ def _traffic(planned: Planned, weights: int, omega: int) -> Table:
 
 def _time(certificate: Certificate) -> str:
     """Return the seconds of a search, and whether other programs took most of them."""
-    told = f"{certificate.seconds:.1f} s"
+    text = f"{certificate.seconds:.1f} s"
     if certificate.seconds > 2 * certificate.processor_seconds + 1:
-        told += f", of which {certificate.processor_seconds:.1f} s of the processor: this computer is busy"
-    return told
+        text += f", of which {certificate.processor_seconds:.1f} s of the processor: this computer is busy"
+    return text

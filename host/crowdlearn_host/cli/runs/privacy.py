@@ -80,8 +80,8 @@ def privacy(
         findings = list(found.findings)
         if html is not None:
             write_atomically(html, found.page(TITLE).encode())
-        told = {} if account is None else {"privacy": account.to_json()}
-        tell({"rows": [finding.row() for finding in findings], **told})
+        fields = {} if account is None else {"privacy": account.to_json()}
+        tell({"rows": [finding.row() for finding in findings], **fields})
     if not as_json:
         if account is not None and account.is_private:
             for line in account.lines():
@@ -97,16 +97,16 @@ def is_simulated(run: Path) -> bool:
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
     """Print a table of findings; in brackets is what needs no message at all."""
-    from crowdlearn_host.privacy.audit.page import told
+    from crowdlearn_host.privacy.audit.page import in_words
 
     modes = len({finding.mode for finding in findings}) > 1
     rows = []
     for finding in findings:
         beside = [
-            f"{own} ({told(finding, f'prior_{name}')})" if (own := told(finding, name)) else ""
+            f"{own} ({in_words(finding, f'prior_{name}')})" if (own := in_words(finding, name)) else ""
             for name in ("psnr", "ssim")
         ]
-        rows.append((*beside, *(told(finding, name) for name in ("reid", "label_accuracy", "auc"))))
+        rows.append((*beside, *(in_words(finding, name) for name in ("reid", "label_accuracy", "auc"))))
     heads = ("PSNR, dB", "SSIM", "re-id, %", "labels, %", "AUC")
     shown = [k for k in range(len(heads)) if any(row[k] for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -132,17 +132,19 @@ def worst(findings: list[Finding]) -> str:
     read = max(
         (f for f in alone if f.label_accuracy is not None), key=lambda f: f.label_accuracy or 0, default=None
     )
-    said = []
+    parts = []
     if read is not None:
-        said.append(
+        parts.append(
             f"one {read.role} reads {100 * (read.label_accuracy or 0):.1f} % of the labels ({read.attack})"
         )
     if images is not None:
-        said.append(
+        parts.append(
             f"one {images.role} reconstructs samples at {images.psnr:.1f} dB ({images.prior_psnr:.1f} dB "
             f"without messages), and re-identifies {100 * (images.reid or 0):.1f} % ({images.attack})"
         )
     member = max((f for f in alone if f.auc is not None), key=lambda f: f.auc or 0, default=None)
     if member is not None:
-        said.append(f"one {member.role} recognises members with an AUC of {member.auc:.2f} ({member.attack})")
-    return "; ".join(said) or "no attack applies"
+        parts.append(
+            f"one {member.role} recognises members with an AUC of {member.auc:.2f} ({member.attack})"
+        )
+    return "; ".join(parts) or "no attack applies"

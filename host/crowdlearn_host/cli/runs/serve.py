@@ -84,10 +84,10 @@ class _Shown(logging.Handler):
         _show(self._console, printable(record.getMessage()))
 
 
-def _show(console: Console, told: str) -> None:
+def _show(console: Console, text: str) -> None:
     """Print a line. A terminal that is gone, for which rich ends the program, ends no service."""
     with contextlib.suppress(OSError, SystemExit):
-        console.print(told, soft_wrap=True, highlight=False)
+        console.print(text, soft_wrap=True, highlight=False)
 
 
 def _logged(folder: Path, console: Console) -> list[logging.Handler]:

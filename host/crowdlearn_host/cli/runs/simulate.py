@@ -64,13 +64,13 @@ def simulate(
                     return
                 if event == "interrupted":
                     reached = "round {kept} of {rounds} is kept" if fields["kept"] else "no round is kept"
-                    told = f"interrupted; {reached.format(**fields)}: the same command goes on from there"
-                    print(f"crowdlearn: {told}", file=sys.stderr)
+                    text = f"interrupted; {reached.format(**fields)}: the same command goes on from there"
+                    print(f"crowdlearn: {text}", file=sys.stderr)
                     raise typer.Exit(INTERRUPTED)
                 if event == "chosen":
                     best = "epoch {epoch}: validation {metric} {value:.4f}"
-                    told = best.format(**{**fields, "epoch": fields["epoch"] + 1})
-                    console.print(f"the run's model is that of {told}", highlight=False, soft_wrap=True)
+                    text = best.format(**{**fields, "epoch": fields["epoch"] + 1})
+                    console.print(f"the run's model is that of {text}", highlight=False, soft_wrap=True)
                     return
                 if event == "round":
                     console.print(_line(fields), highlight=False, soft_wrap=True)
@@ -102,8 +102,8 @@ def _line(record: Mapping[str, Any]) -> str:
         accuracy += f"  {name} {value:.4f}"
     speed, moved = record["samples"] / record["seconds"], sum(record["bytes"].values()) / 1e6
     at = f"epoch {record['epoch'] + 1}, round {record['round'] + 1}"
-    told = f"{at}  training loss {record['loss']:.4f}{accuracy}"
+    text = f"{at}  training loss {record['loss']:.4f}{accuracy}"
     spent = "" if record.get("epsilon") is None else f"  epsilon {record['epsilon']:.2f}"
     if record.get("group_epsilon") is not None:
         spent += f"  epsilon of a group {record['group_epsilon']:.2f}"
-    return f"{told}{spent}  {speed:.0f} samples/s  {moved:.1f} MB"
+    return f"{text}{spent}  {speed:.0f} samples/s  {moved:.1f} MB"

@@ -46,13 +46,13 @@ def submit(
             check(spec)
     jobs = Jobs(to)
     if spec is not None:
-        told = [jobs.submit(spec.name, spec.to_toml(), priority)]
+        rows = [jobs.submit(spec.name, spec.to_toml(), priority)]
     else:
-        told = jobs.all() if cancel is None else [jobs.cancel(cancel)]
+        rows = jobs.all() if cancel is None else [jobs.cancel(cancel)]
     with document(as_json) as tell:
-        tell([job.to_json() for job in told])
+        tell([job.to_json() for job in rows])
     if not as_json:
         table = Table("number", "run", "priority", "state", "")
-        for job in told:
-            table.add_row(str(job.id), job.name, str(job.priority), job.state, printable(job.told))
+        for job in rows:
+            table.add_row(str(job.id), job.name, str(job.priority), job.state, printable(job.outcome))
         terminal().print(table)

@@ -111,8 +111,8 @@ def _checked(settings: RunSpec, folder: Path, console: Console, key: Path | None
     if settings.group.plan is not None:
         plan = read_plan(settings.group.plan)
         pieces, groups = len(plan.pieces), len(plan.groups) or groups
-    told = settings.privacy.recovery(pieces, devices // groups)
-    console.print(f"the piece of a lost device comes back {told}", soft_wrap=True)
+    recovery = settings.privacy.recovery(pieces, devices // groups)
+    console.print(f"the piece of a lost device comes back {recovery}", soft_wrap=True)
     return {"run": str(folder), "devices": devices, "trains": True}
 
 
@@ -140,10 +140,10 @@ def trained(what: RunSpec | Run, console: Console, **how: Any) -> dict[str, Any]
         for number, handler in before:
             signal.signal(number, handler)
     assert run.outcome is not None
-    return _told(console, run.outcome)
+    return _shown(console, run.outcome)
 
 
-def _told(console: Console, result: Result) -> dict[str, Any]:
+def _shown(console: Console, result: Result) -> dict[str, Any]:
     _show(console, result.run, result.traffic, result.evaluation)
     if result.models:
         folder, first = result.models[0].parent, result.models[0]

@@ -18,7 +18,7 @@ from .drawing import Drawing
 
 
 class Beginning:
-    """The drawing of the first weights of `groups`, and what follows for them. `told` are events for the
+    """The drawing of the first weights of `groups`, and what follows for them. `records` are events for the
     run's log, `events` those of groups, by index.
     """
 
@@ -30,7 +30,7 @@ class Beginning:
     ) -> None:
         """Hold groups that have not begun. `attempted` keeps the number of an attempt before it begins."""
         self._drawing, self._groups, self._attempted = drawing, groups, attempted
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.records: list[tuple[str, dict[str, Any]]] = []
         self.events: list[tuple[int, Event]] = []
         self._attempts = 0
         for group in groups:
@@ -67,7 +67,7 @@ class Beginning:
             for index, group in enumerate(self._groups):
                 if device in group.devices:
                     name = group.devices[device].name
-                    self.told.append(("unrevealed", {"device": name, "reason": why}))
+                    self.records.append(("unrevealed", {"device": name, "reason": why}))
                     self.events.append((index, Barred(device, why)))
         self._drawing.named.clear()
         waiting = [group for group in self._groups if group.phase not in OVER]
@@ -82,7 +82,7 @@ class Beginning:
             }
             self._attempts += 1
             if self._attempts > 1:
-                self.told.append(("first_weights_anew", {"attempt": self._attempts, "devices": len(here)}))
+                self.records.append(("first_weights_anew", {"attempt": self._attempts, "devices": len(here)}))
             self._attempted(self._drawing.attempt + 1)
             self._drawing.begin(here)
         if self._drawing.stage == "failed":
@@ -97,7 +97,7 @@ class Beginning:
         """Let groups begin: the first weights are the host's model now."""
         self.over = True
         devices = sum(len(group.live) for group in self._groups)
-        self.told.append(("first_weights", {"devices": devices, "attempts": self._attempts}))
+        self.records.append(("first_weights", {"devices": devices, "attempts": self._attempts}))
         self.events += [(index, Drawn()) for index in range(len(self._groups))]
 
 

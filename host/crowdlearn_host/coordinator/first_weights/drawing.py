@@ -92,13 +92,13 @@ class Drawing:
     def _go_on(self) -> None:
         self._since = self._now
         answers = self._answers["commitment" if self.stage == "commitments" else "secret"]
-        told = pb.OfDevices(of=[pb.OfDevice(device=d, value=v) for d, v in sorted(answers.items())])
+        message = pb.OfDevices(of=[pb.OfDevice(device=d, value=v) for d, v in sorted(answers.items())])
         if self.stage == "commitments":
             self.stage = "secrets"
-            self._tell(pb.FirstWeights(attempt=self.attempt, commitments=told))
+            self._tell(pb.FirstWeights(attempt=self.attempt, commitments=message))
         elif self.stage == "secrets":
             self.stage = "agreeing"
-            self._tell(pb.FirstWeights(attempt=self.attempt, secrets=told))
+            self._tell(pb.FirstWeights(attempt=self.attempt, secrets=message))
         else:
             self.stage, self.seed = "drawn", seed_of(self._begun, answers)
 

@@ -221,8 +221,8 @@ class Group:
             return {}
         names = {device.name: number for number, device in self.devices.items()}
         owned = enumerate(self.settings.owners)
-        told = {names[name]: owner for owner, each in owned for name in each if name in names}
-        return {**self.settings.owned, **told}
+        owner_of = {names[name]: owner for owner, each in owned for name in each if name in names}
+        return {**self.settings.owned, **owner_of}
 
     def name(self, number: int) -> str:
         """Return the name of a device."""

@@ -30,14 +30,14 @@ def exposition(server: Server, joules: Samples = no_energy) -> str:
 
 def _energy(joules: list[tuple[dict[str, str], float]]) -> Iterator[str]:
     if joules:
-        told = [(labels(of), value) for of, value in joules]
-        yield from metric("joules_total", "counter", "energy that devices spent beyond idling", told)
+        samples = [(labels(of), value) for of, value in joules]
+        yield from metric("joules_total", "counter", "energy that devices spent beyond idling", samples)
 
 
 def labels(of: dict[str, str]) -> str:
     """Return labels as they stand behind a metric's name."""
-    told = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in of.items())
-    return f"{{{told}}}"
+    text = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in of.items())
+    return f"{{{text}}}"
 
 
 def _lines(server: Server) -> Iterator[str]:

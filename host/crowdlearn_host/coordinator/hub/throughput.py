@@ -19,7 +19,7 @@ class Throughput:
     def __init__(self, traffic: TrafficLedger) -> None:
         self.samples = 0
         self._traffic = traffic
-        self._told = -TOTALS_SECONDS
+        self._totals_at = -TOTALS_SECONDS
         self._began = 0.0
         self._first_rows = self._exchanged = 0
 
@@ -28,8 +28,8 @@ class Throughput:
         log is a third as long.
         """
         now = time.monotonic()
-        if fields.get("pass_done") or now - self._told >= TOTALS_SECONDS:
-            self._told = now
+        if fields.get("pass_done") or now - self._totals_at >= TOTALS_SECONDS:
+            self._totals_at = now
             return fields
         return {key: value for key, value in fields.items() if key not in TOTALS}
 

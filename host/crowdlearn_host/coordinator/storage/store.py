@@ -181,12 +181,12 @@ class Store:
             self._logging = later(LOG_SECONDS, self._start_logging, on_error)
 
     def _start_logging(self, on_error: Callable[[Exception], None]) -> None:
-        def told(written: asyncio.Future[None]) -> None:
+        def done(written: asyncio.Future[None]) -> None:
             if not written.cancelled() and isinstance(error := written.exception(), Exception):
                 on_error(error)
 
         self._logging = None
-        asyncio.wrap_future(self._pool.submit(self._write_logs)).add_done_callback(told)
+        asyncio.wrap_future(self._pool.submit(self._write_logs)).add_done_callback(done)
 
     def _write_logs(self) -> None:
         with self._lock:

@@ -113,10 +113,10 @@ class Attempt:
         elif kind == "forgotten" and (self.is_named or self.stage == "norms"):
             self.forgotten.add(device)
         elif kind == "revealed" and self.stage == "revealing" and device in self.tags:
-            told = step.revealed
+            answer = step.revealed
             shares = {
                 name: {each.device: each.share for each in of}
-                for name, of in (("own_masks", told.own_masks), ("mask_keys", told.mask_keys))
+                for name, of in (("own_masks", answer.own_masks), ("mask_keys", answer.mask_keys))
             }
             if any(len(share) != KEY_BYTES for of in shares.values() for share in of.values()):
                 raise AggregationError("shares of secrets of a wrong length")

@@ -75,9 +75,9 @@ class Norms:
         return {"seed": self.seed.hex(), "total": self.total.tolist()}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Return what `to_json` told of. Raises ValueError, KeyError or TypeError if it is damaged."""
-        total = np.array(told["total"], np.uint32)
+        total = np.array(fields["total"], np.uint32)
         if len(total) != ROWS:
             raise ValueError(f"{len(total)} projections")
-        return cls(bytes.fromhex(told["seed"]), {}, total)
+        return cls(bytes.fromhex(fields["seed"]), {}, total)

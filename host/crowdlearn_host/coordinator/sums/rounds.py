@@ -98,28 +98,28 @@ class SecureRounds:
 
     def to_json(self, attempt: Attempt | None = None) -> dict[str, Any]:
         """Return what a restarted host needs, but for an attempt's total."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "number": self.number,
             "done": dict(self.done),
             "refused": sorted(self._refused),
             "attempt": None,
         }
         if attempt is not None:
-            told["attempt"] = {
+            fields["attempt"] = {
                 "norms": None if attempt.norms is None else attempt.norms.to_json(),
                 "places": dict(attempt.places),
                 "groups": dict(attempt.group_of),
                 "aggregator": attempt.aggregator.to_json(),
             }
-        return told
+        return fields
 
-    def restore(self, told: Mapping[str, Any], total: Words | None) -> None:
+    def restore(self, fields: Mapping[str, Any], total: Words | None) -> None:
         """Go on from what was kept; `total` is the attempt's, uint32 [n]. Raises RunError if damaged."""
         try:
-            self.number = int(told["number"])
-            self.done = _places(told["done"])
-            self._refused = {int(group) for group in told["refused"]}
-            if (kept := told["attempt"]) is not None and total is not None:
+            self.number = int(fields["number"])
+            self.done = _places(fields["done"])
+            self._refused = {int(group) for group in fields["refused"]}
+            if (kept := fields["attempt"]) is not None and total is not None:
                 aggregator = Aggregator.from_json(kept["aggregator"], total)
                 group_of = {int(member): int(group) for member, group in kept["groups"].items()}
                 self._attempt = Attempt(aggregator, _places(kept["places"]), group_of, "agreeing")
@@ -411,8 +411,8 @@ class SecureRounds:
     def _lose(self, attempt: Attempt) -> None:
         """End a round whose sum too few devices can unmask: those that confirmed it never enter it again."""
         survivors = len(attempt.aggregator.survivors)
-        told = {"confirmed": len(attempt.tags), "survivors": survivors}
-        self.effects.append(Tell("sum_lost", told))
+        fields = {"confirmed": len(attempt.tags), "survivors": survivors}
+        self.effects.append(Tell("sum_lost", fields))
         self._end(attempt.places, keep=True)
 
     def _end(self, places: Mapping[int, Place], *, keep: bool = False) -> None:
@@ -449,6 +449,6 @@ class SecureRounds:
         return next(found, f"device {device}")
 
 
-def _places(told: Mapping[str, Sequence[int]]) -> dict[int, Place]:
+def _places(numbers: Mapping[str, Sequence[int]]) -> dict[int, Place]:
     """Return places by group, as JSON has them."""
-    return {int(group): (int(epoch), int(shared)) for group, (epoch, shared) in told.items()}
+    return {int(group): (int(epoch), int(shared)) for group, (epoch, shared) in numbers.items()}

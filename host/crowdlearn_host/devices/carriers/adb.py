@@ -104,7 +104,7 @@ class AdbConnection:
         self._retry = Retry(FIRST_RETRY, LAST_RETRY)
         self._welcomed = False
         self._unfit = False
-        self._told = ("", "")
+        self._last_event = ("", "")
 
     async def keep(self) -> None:
         """Bring the runtime to the device and keep a connection to it until the run is over, or over for it.
@@ -202,14 +202,14 @@ class AdbConnection:
                 self._tell("declined", reason)
                 self._fleet.decline(self._serial, reason)
                 return
-            self._welcomed, self._unfit, self._told = True, not fit, ("", "")
+            self._welcomed, self._unfit, self._last_event = True, not fit, ("", "")
             self._fleet.declined.pop(self._serial, None)
             self._retry.lasted(time.monotonic() - began)
 
     def _tell(self, event: str, reason: str) -> None:
         """Report a problem once, until the reason is another."""
-        if self._told != (event, reason):
-            self._told = event, reason
+        if self._last_event != (event, reason):
+            self._last_event = event, reason
             reason = reason.removeprefix(f"{self._serial} cannot be reached: ")
             known = self._serial if self._name == self._serial else f"{self._name} ({self._serial})"
             self._server.tell(event, {"device": known, "reason": reason[:300]})

@@ -58,7 +58,7 @@ class Enrolment:
                 raise FleetError(
                     f"{device[:100]!r} is not enrolled; 'crowdlearn enrol --list' lists those that are"
                 )
-            self._write({name: told for name, told in devices.items() if name != device})
+            self._write({name: entry for name, entry in devices.items() if name != device})
 
     def admits(self, device: str, token: str) -> bool:
         """Return whether `device` showed the token it was given last, and in time."""
@@ -85,8 +85,8 @@ class Enrolment:
             found = self._path.stat()
             version = found.st_ino, found.st_size, found.st_mtime_ns
             if self._read is None or self._read[0] != version:
-                told = json.loads(self._path.read_text())
-                self._read = version, {str(name): _enrolled(**each) for name, each in told.items()}
+                content = json.loads(self._path.read_text())
+                self._read = version, {str(name): _enrolled(**each) for name, each in content.items()}
             return self._read[1]
         except FileNotFoundError:
             return {}
@@ -94,8 +94,8 @@ class Enrolment:
             raise FleetError(f"{self._path} is damaged ({error}); delete it and enrol again") from error
 
     def _write(self, devices: dict[str, Enrolled]) -> None:
-        told = {name: asdict(each) for name, each in devices.items()}
-        write_atomically(self._path, json.dumps(told, indent=1).encode(), private=True)
+        fields = {name: asdict(each) for name, each in devices.items()}
+        write_atomically(self._path, json.dumps(fields, indent=1).encode(), private=True)
 
 
 def _enrolled(token: str, since: float, until: float) -> Enrolled:

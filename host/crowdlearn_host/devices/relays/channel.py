@@ -13,7 +13,7 @@ HEAD = struct.Struct("<BBII")
 """Kind, detail, connection, and the bytes that follow."""
 EXPRESS = 0x80
 """The detail of PUT for a frame that overtakes others."""
-TOLD_SECONDS = 0.5
+REPORT_SECONDS = 0.5
 """The seconds between two counts of a relay: a message is counted so late at most."""
 MOST_BYTES = 65 << 20
 """The content of a message is at most a frame, and its header."""

@@ -34,7 +34,7 @@ from crowdlearn_host.devices.joining.accepting import accepting
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.lobby import Strangers
 
-from .channel import EXPRESS, TOLD_SECONDS, Channel, Kind, Message
+from .channel import EXPRESS, REPORT_SECONDS, Channel, Kind, Message
 
 MASK_BYTES = 4
 """A device that dials masks what it sends."""
@@ -75,8 +75,8 @@ class Relay:
         held = Held(next(self._identifiers), connection)
         self._held[held.identifier] = held
         path = connection.request.path if connection.request else "/"
-        told = {"address": list(connection.remote_address or ()), "path": path}
-        self._channel.say_json(Kind.ARRIVED, told, held.identifier)
+        fields = {"address": list(connection.remote_address or ()), "path": path}
+        self._channel.say_json(Kind.ARRIVED, fields, held.identifier)
         held.introducing = asyncio.create_task(self._introduce(held))
         reason = "connection closed"
         try:
@@ -123,8 +123,8 @@ class Relay:
         """Serve the host's messages, until it has ended."""
         while (message := await self._channel.next()) is not None:
             if message.kind == Kind.GROUP:
-                told = message.json()
-                self._generation[told["group"]] = told["generation"]
+                content = message.json()
+                self._generation[content["group"]] = content["generation"]
             elif (held := self._held.get(message.connection)) is not None:
                 await self._obey(held, message)
 
@@ -200,7 +200,7 @@ class Relay:
     async def counting(self) -> None:
         """Count for the host, again and again."""
         while True:
-            await asyncio.sleep(TOLD_SECONDS)
+            await asyncio.sleep(REPORT_SECONDS)
             for held in list(self._seated.values()):
                 self._count(held)
 

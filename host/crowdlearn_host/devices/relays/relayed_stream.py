@@ -25,8 +25,8 @@ from .channel import EXPRESS, Channel, Kind
 class RelayedArrival(Arrival):
     """A connection at a relay process that has no seat yet."""
 
-    def __init__(self, channel: Channel, identifier: int, told: dict[str, Any]) -> None:
-        self.path = str(told["path"])
+    def __init__(self, channel: Channel, identifier: int, fields: dict[str, Any]) -> None:
+        self.path = str(fields["path"])
         self.stream: RelayedStream | None = None
         self._channel, self._identifier = channel, identifier
         self._frames: asyncio.Queue[bytes | None] = asyncio.Queue()

@@ -102,13 +102,13 @@ class Pool:
         pause = FIRST_PAUSE
         while True:
             began = time.monotonic()
-            told: dict[str, Any] = {"relay": index}
+            fields: dict[str, Any] = {"relay": index}
             try:
                 place = _Place(self, await self._engine.start(self._host, self._home))
             except FleetError as error:
                 if not started.is_set():
                     raise
-                told["reason"] = str(error)
+                fields["reason"] = str(error)
             else:
                 self._places[index] = place
                 started.set()
@@ -117,10 +117,10 @@ class Pool:
                 finally:
                     self._places[index] = None
                     place.channel.close()
-                    told["status"] = await place.running.end()
+                    fields["status"] = await place.running.end()
             pause = FIRST_PAUSE if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, LAST_PAUSE)
             self.server.tell(
-                "relay_failed" if "reason" in told else "relay_ended", told | {"again_in": pause}
+                "relay_failed" if "reason" in fields else "relay_ended", fields | {"again_in": pause}
             )
             await asyncio.sleep(pause)
 

@@ -112,8 +112,8 @@ async def wc(shell: Shell, words: list[str], io: Io) -> int:
 
 
 def _counted(counts: dict[str, int], chosen: list[str], name: str) -> bytes:
-    told = " ".join([*(str(counts[key]) for key in chosen), *([name] if name else [])])
-    return f"{told}\n".encode(errors="surrogateescape")
+    text = " ".join([*(str(counts[key]) for key in chosen), *([name] if name else [])])
+    return f"{text}\n".encode(errors="surrogateescape")
 
 
 async def grep(shell: Shell, words: list[str], io: Io) -> int:

@@ -110,11 +110,11 @@ class WirelessDoor(asyncio.Protocol):
     def _begin(self, data: bytes) -> bytes:
         """Take what comes in the clear; return what belongs to TLS, once that has begun."""
         if self._greeting is None:
-            said = list(self._decoder.feed(data))
-            if said and said[0].command != Command.CNXN:
-                raise FleetError(f"{said[0].command.name} where CNXN was due")
-            if said:
-                self._greeting = said[0]
+            messages = list(self._decoder.feed(data))
+            if messages and messages[0].command != Command.CNXN:
+                raise FleetError(f"{messages[0].command.name} where CNXN was due")
+            if messages:
+                self._greeting = messages[0]
                 self._say(Message(Command.STLS, TLS_VERSION, 0))
             return b""
         self._clear += data

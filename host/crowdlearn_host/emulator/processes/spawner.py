@@ -183,6 +183,6 @@ class Spawner:
                 env={**os.environ, **_ONE_THREAD},
             )
         assert self._zygote.stdout
-        with self._zygote.stdout as said:
-            if not said.readline():
+        with self._zygote.stdout as lines:
+            if not lines.readline():
                 raise OSError(f"the zygote did not start: see {self._home / LOG_NAME}")

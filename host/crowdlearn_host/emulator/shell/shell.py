@@ -221,8 +221,8 @@ async def _run_command(shell: Shell, command: Simple | Subshell, io: Io) -> int:
         try:
             io = await _redirect(shell, command.redirects, io, stack)
         except OSError as error:
-            told = f"sh: {error.filename}: {error.strerror}\n"
-            await outside.complain(told.encode(errors="surrogateescape"))
+            text = f"sh: {error.filename}: {error.strerror}\n"
+            await outside.complain(text.encode(errors="surrogateescape"))
             return 1
         except ExpressionError as error:
             await outside.complain(f"sh: {error}\n".encode(errors="surrogateescape"))
@@ -266,8 +266,8 @@ async def run_words(shell: Shell, words: list[str], io: Io) -> int:
     try:
         return await function(shell, words, io)
     except OSError as error:
-        told = f"{words[0]}: {error.filename or ''}: {error.strerror or error}\n"
-        await io.complain(told.encode(errors="surrogateescape"))
+        text = f"{words[0]}: {error.filename or ''}: {error.strerror or error}\n"
+        await io.complain(text.encode(errors="surrogateescape"))
         return getattr(error, "exit_code", 1)
 
 

@@ -44,21 +44,21 @@ class AdbMeter(Meter):
         self.phone, self.maker, self._virtual = phone, maker, virtual
 
     async def read(self) -> Reading | Power:
-        told = await self._ask(BATTERY)
+        output = await self._ask(BATTERY)
         # Units of current differ, and a gauge of another meter may tell it: here the charger matters.
-        gauge = read_dumpsys(_CURRENT.sub("", told), self.maker)
+        gauge = read_dumpsys(_CURRENT.sub("", output), self.maker)
         gauge.check_unplugged()
-        return await self._read(gauge, told)
+        return await self._read(gauge, output)
 
     @abstractmethod
-    async def _read(self, gauge: Gauge, told: str) -> Reading | Power:
+    async def _read(self, gauge: Gauge, text: str) -> Reading | Power:
         """Return the state of the meter; `gauge` is Android's view of the battery, `told` its text."""
 
     async def _ask(self, command: str) -> str:
         """Return what a command prints. Raises MeterError if the phone lacks it, or does not allow it."""
         result = await self.phone.shell(command)
-        said = result.stdout.decode(errors="replace")
-        complaint = (result.stderr.decode(errors="replace") or said).strip()
+        output = result.stdout.decode(errors="replace")
+        complaint = (result.stderr.decode(errors="replace") or output).strip()
         if "Permission denied" in complaint or "Permission Denial" in complaint:
             raise MeterError(
                 f"{self.name}: the phone's shell may not read it ({complaint[:100]}); use another meter, "
@@ -68,7 +68,7 @@ class AdbMeter(Meter):
             raise MeterError(
                 f"{self.name}: the phone does not have it ({complaint[:100]}); use another meter"
             )
-        return said
+        return output
 
     def _provenance(self, usual: Provenance = Provenance.MEASURED) -> Provenance:
         return Provenance.MODELLED if self._virtual else usual

@@ -17,8 +17,8 @@ class DumpsysBattery(GaugeMeter):
 
     name = "dumpsys battery"
 
-    async def _read(self, gauge: Gauge, told: str) -> Reading | Power:
-        return self._state(read_dumpsys(told, self.maker), gauge)
+    async def _read(self, gauge: Gauge, text: str) -> Reading | Power:
+        return self._state(read_dumpsys(text, self.maker), gauge)
 
 
 class SysfsBattery(GaugeMeter):
@@ -26,7 +26,7 @@ class SysfsBattery(GaugeMeter):
 
     name = "sysfs power supply"
 
-    async def _read(self, gauge: Gauge, told: str) -> Reading | Power:
+    async def _read(self, gauge: Gauge, output: str) -> Reading | Power:
         why: MeterError | None = None
         for supply in SUPPLIES:
             try:

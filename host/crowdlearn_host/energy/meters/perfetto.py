@@ -57,7 +57,7 @@ def read_trace(content: bytes) -> Traced:
     except Exception as error:  # the type of what protobuf raises differs by its implementation
         raise MeterError(f"the phone's trace is damaged ({error}); measure again") from error
     names: dict[tuple[int, int], str] = {}
-    told = Traced()
+    traced = Traced()
     for packet in trace.packet:
         if packet.HasField("power_rails"):
             rails = packet.power_rails
@@ -66,10 +66,10 @@ def read_trace(content: bytes) -> Traced:
             for energy in rails.energy_data:
                 name = names.get((rails.session_uuid, energy.index))
                 if name is not None:  # a rail is described before it is counted
-                    told.rails[name] = energy.energy * MICROJOULE
+                    traced.rails[name] = energy.energy * MICROJOULE
         if packet.HasField("battery"):
-            told.battery |= {each.name: value for each, value in packet.battery.ListFields()}
-    return told
+            traced.battery |= {each.name: value for each, value in packet.battery.ListFields()}
+    return traced
 
 
 async def record(meter: AdbMeter) -> Traced:
@@ -77,9 +77,9 @@ async def record(meter: AdbMeter) -> Traced:
     command = f"perfetto --txt -c - -o {TRACE}"
     result = await meter.phone.shell(command, stdin=CONFIG.encode())
     if result.exit_code:
-        said = (result.stderr or result.stdout).decode(errors="replace").strip()
+        output = (result.stderr or result.stdout).decode(errors="replace").strip()
         raise MeterError(
-            f"{meter.name}: perfetto does not run on the phone ({said[-100:]}); it comes with Android 10, "
+            f"{meter.name}: perfetto does not run on the phone ({output[-100:]}); it comes with Android 10, "
             "elsewhere use another meter"
         )
     try:
@@ -104,7 +104,7 @@ class PerfettoBattery(GaugeMeter):
 
     name = "perfetto android.power battery"
 
-    async def _read(self, gauge: Gauge, told: str) -> Reading | Power:
+    async def _read(self, gauge: Gauge, text: str) -> Reading | Power:
         battery = (await record(self)).battery
         if not battery:
             raise MeterError(

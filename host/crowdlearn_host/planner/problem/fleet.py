@@ -86,8 +86,8 @@ class DeviceClass(Section):
     @property
     def power(self) -> tuple[float, float, float] | None:
         """Return joules per MAC, per byte sent and per byte received, if all of them are told."""
-        told = self.joules_per_mac, self.joules_per_byte_sent, self.joules_per_byte_received
-        mac, sent, received = told
+        constants = self.joules_per_mac, self.joules_per_byte_sent, self.joules_per_byte_received
+        mac, sent, received = constants
         return None if mac is None or sent is None or received is None else (mac, sent, received)
 
     @property

@@ -84,6 +84,6 @@ class Leaks:
         """Return the limits on labels at which more bundles become allowed, ascending, above this one."""
         return tuple(sorted({part for part in self.labels if part > self.label_limit}))
 
-    def told(self, counts: Sequence[int]) -> float:
+    def most_revealed(self, counts: Sequence[int]) -> float:
         """Return the most that one of the bundles of a follower's piece reveals by itself."""
         return max((curve.of(n) for curve, n in zip(self.curves, counts, strict=True)), default=0.0)

@@ -228,17 +228,17 @@ class _Search:
 
     def _why(self, *, proven: bool) -> str:
         """Return what no plan can meet, and the smallest change that would help."""
-        told: list[tuple[float, list[str]]] = []
+        reasons: list[tuple[float, list[str]]] = []
         for triples in range(1, self._most + 1):
             division = self._divider.divide(triples, seconds=EXPLAINING, elastic=True)
             if isinstance(division, Division):
                 kinds = {kind.name: kind for kind in self._fleet.classes}
                 grown = [(kinds[kind], name, needed) for kind, name, needed in division.stretched]
                 ways = [f"{stretched(kind, name, needed)} as helper" for kind, name, needed in grown]
-                told.append((sum(needed / limits(kind)[name] - 1 for kind, name, needed in grown), ways))
-        if told:
+                reasons.append((sum(needed / limits(kind)[name] - 1 for kind, name, needed in grown), ways))
+        if reasons:
             verdict = "no plan meets every budget" if proven else "no plan was found in time"
-            ways = min(told)[1]
+            ways = min(reasons)[1]
             return f"{verdict}; it would take {' and '.join(ways) or 'more --seconds'}"
         owners = len({*owners_of(self._fleet).values()})
         return (

@@ -102,8 +102,8 @@ def _of_map(graph: NeuronGraph, layer: int, neurons: int, rows: int, *, private:
     number, edge = next((k, e) for k, e in enumerate(graph.edges) if e.source == layer)
     source, target = graph.layers[layer], graph.layers[edge.target]
     targets = neurons if edge.kind == "depthwise" else target.neurons
-    told: Any = {} if edge.kind == "dense" else edge.attributes
-    check = check_of(linear_map(edge.kind, told, source.output_shape))
+    fields: Any = {} if edge.kind == "dense" else edge.attributes
+    check = check_of(linear_map(edge.kind, fields, source.output_shape))
     entered, left = (rows, neurons, *source.output_shape), (rows, targets, *target.sum_shape)
     weights = next(spec for spec in array_specs(graph) if spec.layer == layer)
     back = graph.taught[graph.edges.index(graph.incoming(layer)[0])]
@@ -151,8 +151,8 @@ def _beginning(
         for kind in kinds_of(slots, rank=ranked):
             for helper in range(HELPERS):
                 shape = (third(of[spec.layer], helper), *spec.shape)
-                told = pb.SharedArray(kind=pb.SHARED_WEIGHTS, shape=shape, name=f"{kind}/{spec.name}")
-                yield _Line(False, False, HELPERS - 1, _size(told, prod(shape)))
+                message = pb.SharedArray(kind=pb.SHARED_WEIGHTS, shape=shape, name=f"{kind}/{spec.name}")
+                yield _Line(False, False, HELPERS - 1, _size(message, prod(shape)))
 
 
 def _size(message: pb.SharedArray, floats: int) -> int:

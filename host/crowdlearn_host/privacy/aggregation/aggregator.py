@@ -94,17 +94,17 @@ class Aggregator:
         """Return whether each of these members, which confirm the survivors, has enough neighbours that do,
         and so many are left that they can unmask together.
         """
-        told = {*confirming}
+        answered = {*confirming}
         return all(
-            len(told & {*self._neighbours[member]}) >= threshold(len(self._neighbours[member]))
-            for member in told
-        ) and self.can_unmask(told)
+            len(answered & {*self._neighbours[member]}) >= threshold(len(self._neighbours[member]))
+            for member in answered
+        ) and self.can_unmask(answered)
 
     def can_unmask(self, revealing: Collection[int]) -> bool:
         """Return whether the shares that these members hold unmask the sum."""
-        told = {*revealing}
+        answered = {*revealing}
         return all(
-            len(told & {*self.holders.get(member, ())}) >= threshold(len(self._neighbours[member]))
+            len(answered & {*self.holders.get(member, ())}) >= threshold(len(self._neighbours[member]))
             for member in (*self.survivors, *self._dropped())
         )
 
@@ -158,30 +158,30 @@ class Aggregator:
         }
 
     @classmethod
-    def from_json(cls, told: dict[str, Any], total: Words) -> Self:
+    def from_json(cls, fields: dict[str, Any], total: Words) -> Self:
         """Return the aggregator that `to_json` told of, with its total uint32 [size].
 
         Raises ValueError, KeyError or TypeError if it is damaged.
         """
-        stretches = {int(n): tuple((a, b) for a, b in ranges) for n, ranges in told["stretches"].items()}
+        stretches = {int(n): tuple((a, b) for a, b in ranges) for n, ranges in fields["stretches"].items()}
         if max(stop for ranges in stretches.values() for _, stop in ranges) > len(total):
             raise ValueError(f"its total has {len(total)} positions")
         return cls(
             SumRound(
-                bytes.fromhex(told["id"]),
+                bytes.fromhex(fields["id"]),
                 stretches,
-                told["least"],
-                told["terms"],
-                bytes.fromhex(told["attempt"]),
+                fields["least"],
+                fields["terms"],
+                bytes.fromhex(fields["attempt"]),
             ),
             len(total),
             {
                 int(n): Advert(int(n), bytes.fromhex(mask), bytes.fromhex(share))
-                for n, (mask, share) in told["adverts"].items()
+                for n, (mask, share) in fields["adverts"].items()
             },
-            {int(n): tuple(holders) for n, holders in told["holders"].items()},
+            {int(n): tuple(holders) for n, holders in fields["holders"].items()},
             total,
-            tuple(told["survivors"]),
+            tuple(fields["survivors"]),
         )
 
     def _dropped(self) -> list[int]:

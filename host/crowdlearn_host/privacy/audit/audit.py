@@ -97,8 +97,8 @@ class Auditor:
         whole = [(tapes[0].before, self.case.last.after)]
         yield self._membership("host", "weights of all passes", whole, all_inputs)
         every = [(tapes[number].before, tapes[number].after) for number in self.case.watched]
-        told = f"weights before and after {len(every)} passes of the victim"
-        yield self._membership("heir with host", told, every, self._flat)
+        text = f"weights before and after {len(every)} passes of the victim"
+        yield self._membership("heir with host", text, every, self._flat)
 
     def of_hidden_layers(self) -> Finding:
         """Attack sums of hidden layers, which is all that masks protect."""
@@ -194,14 +194,14 @@ class Auditor:
         pieces: tuple[int, ...],
         chosen: Chosen,
         attack: Attack,
-        told: str,
+        text: str,
         *,
         stale: bool = False,
     ) -> Finding:
         """Attack any views by what the attacker's own samples give under the weights that it knows."""
         views = self.case.seen(pieces)
         if not views.features(chosen).size:
-            return self._finding(role, f"{attack.name}, {told}: it sees none")
+            return self._finding(role, f"{attack.name}, {text}: it sees none")
         known = self.case.known(pieces, stale=stale).features(chosen)
         gallery = self.case.candidates(pieces, stale=stale).features(chosen)
         evidence = Evidence(known, self._own, self.case.own.labels, views.features(chosen), drifted=True)
@@ -212,7 +212,7 @@ class Auditor:
         gallery_standard, seen = beside.standard
         figures["reid"] = float((matches(seen, gallery_standard) == views.positions).mean())
         figures["label_accuracy"] = self._accuracy(labels.trained(evidence), views)
-        return self._finding(role, f"{attack.name}, {told}", **figures)
+        return self._finding(role, f"{attack.name}, {text}", **figures)
 
     def _accuracy(self, read: labels.Labels, views: Views) -> float:
         return float((read == self._labels[views.positions]).mean())
@@ -248,7 +248,7 @@ class Auditor:
             yield self._finding("follower", f"label reading, {name}", label_accuracy=accuracy)
 
     def _membership(
-        self, role: str, told: str, spans: Sequence[tuple[Moment, Moment]], inputs: Floats
+        self, role: str, text: str, spans: Sequence[tuple[Moment, Moment]], inputs: Floats
     ) -> Finding:
         """Score the samples that were learned from against the attacker's by the first layer's moves in some
         spans of training; scores of several spans are added.
@@ -258,9 +258,9 @@ class Auditor:
         moved = [after.values[name] - before.values[name] for before, after in spans]
         moves = [each.reshape(-1, each.shape[-1]) for each in moved]
         if edge.kind != "dense" or moves[0].shape[0] != inputs.shape[1]:
-            return self._finding(role, f"membership, {told}: not of a dense first layer")
-        value = membership.told_apart([each.T for each in moves], inputs, self._own)
-        return self._finding(role, f"membership, {told}", auc=value)
+            return self._finding(role, f"membership, {text}: not of a dense first layer")
+        value = membership.auc_of_moves([each.T for each in moves], inputs, self._own)
+        return self._finding(role, f"membership, {text}", auc=value)
 
     @staticmethod
     def _flattened(inputs: Floats) -> Floats:

@@ -13,7 +13,7 @@ from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
 
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.planner.helpers import convolutions_told
+from crowdlearn_host.planner.helpers import convolution_messages
 from crowdlearn_host.runs.groups import WIRE
 from crowdlearn_host.runs.prepare import Prepared
 
@@ -117,7 +117,7 @@ def last_errors(recipe: Recipe) -> Callable[[Part], bool]:
 def recipe_of(prepared: Prepared) -> Recipe:
     """Return the recipe of a prepared run."""
     training, plan = prepared.config.training, prepared.plan
-    told = pb.Training(
+    message = pb.Training(
         learning_rate=training.learning_rate,
         batch=training.batch,
         micro_batch=prepared.micro_batch,
@@ -131,9 +131,9 @@ def recipe_of(prepared: Prepared) -> Recipe:
         secret_order=prepared.config.secret_order,
         shares=prepared.config.privacy.sums == "shares",
         masked=prepared.config.privacy.masked_fraction,
-        maps=convolutions_told(prepared.graph),
+        maps=convolution_messages(prepared.graph),
     )
-    return Recipe(prepared.graph, plan, prepared.programs, told)
+    return Recipe(prepared.graph, plan, prepared.programs, message)
 
 
 def dealt_samples(prepared: Prepared, samples: int, own: int) -> tuple[Dataset, Dataset, int]:
@@ -165,7 +165,7 @@ def rehearsed_case(
     own: int = OWN,
     epochs: int = 2,
     state: Moment | None = None,
-    on_progress: OnProgress = lambda told: None,
+    on_progress: OnProgress = lambda event: None,
 ) -> Case:
     """Rehearse `epochs` of a prepared run, from its first weights or from `state`, with every device tapped.
 

@@ -43,8 +43,8 @@ def _sums(edge: Edge, weight: torch.Tensor, x: torch.Tensor, start: int, stop: i
     """
     if edge.kind == "dense":
         return x.reshape(len(x), -1) @ weight.reshape(-1, weight.shape[-1])[:, start:stop]
-    told: Any = edge.attributes
-    stride, padding, dilation = told["stride"], told["padding"], told["dilation"]
+    attributes: Any = edge.attributes
+    stride, padding, dilation = attributes["stride"], attributes["padding"], attributes["dilation"]
     if edge.kind == "depthwise":
         own = weight[start:stop]
         return F.conv2d(x[:, start:stop], own, None, stride, padding, dilation, groups=len(own))

@@ -31,7 +31,7 @@ def scores(moves: Floats, candidates: Floats, own: Floats) -> NDArray[np.float64
     return inside
 
 
-def told_apart(moves: Sequence[Floats], members: Floats, own: Floats) -> float:
+def auc_of_moves(moves: Sequence[Floats], members: Floats, own: Floats) -> float:
     """Return the AUC by which members [N, p] are told from the attacker's own samples [M, p], of which half
     or more whiten; `moves` [neurons, p] are of some spans of training, whose scores are added.
     """

@@ -65,9 +65,9 @@ class _Rehearsed(Opened):
     """A linear map of an attacker's own network: the same arithmetic, and helper 0's parts of what enters."""
 
     def __init__(
-        self, edge: int, kind: str, told: Mapping[str, Any], name: str, observer: Callable[[Held], None]
+        self, edge: int, kind: str, fields: Mapping[str, Any], name: str, observer: Callable[[Held], None]
     ) -> None:
-        super().__init__(kind, told, name)
+        super().__init__(kind, fields, name)
         self._edge, self._observer, self._step = edge, observer, 0
         keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
         self._keys, self._own = keys, (own_keys(keys, 0), own_keys(keys, 1))
@@ -182,12 +182,12 @@ class _Run:
         put_on_shares(model, self.names, self._tapped, held)
         self._optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
 
-    def _tapped(self, edge: int, kind: str, told: Mapping[str, Any], name: str) -> Triple:
-        return Triple(edge, kind, told, name, self._observe)
+    def _tapped(self, edge: int, kind: str, fields: Mapping[str, Any], name: str) -> Triple:
+        return Triple(edge, kind, fields, name, self._observe)
 
-    def rehearsed(self, edge: int, kind: str, told: Mapping[str, Any], name: str) -> _Rehearsed:
+    def rehearsed(self, edge: int, kind: str, fields: Mapping[str, Any], name: str) -> _Rehearsed:
         """Return a map whose shares are made, and whose products are taken in the clear."""
-        return _Rehearsed(edge, kind, told, name, self._observe)
+        return _Rehearsed(edge, kind, fields, name, self._observe)
 
     def _observe(self, held: Held) -> None:
         if self._noise is None or held.kind not in ("masked", "opened"):
@@ -295,14 +295,14 @@ class _OnShares:
         victim = self._case.victim.inputs
         flat, edge = victim.reshape(len(victim), -1), graph.edges[0]
         passes = f"weights before and after {len(moves)} passes of the victim"
-        for role, told, seen in (
+        for role, source, seen in (
             ("heir", "weights of a pass", moves[-1:]),
             ("heir with host", passes, moves),
         ):
             figures: dict[str, object] = {}
             if edge.kind == "dense" and moves[0].shape[1] == flat.shape[1]:
-                figures["auc"] = membership.told_apart(list(seen), flat, self._inputs)
-            yield self._finding(role, f"membership, {told}", figures)
+                figures["auc"] = membership.auc_of_moves(list(seen), flat, self._inputs)
+            yield self._finding(role, f"membership, {source}", figures)
 
     def _finding(self, role: str, attack: str, figures: dict[str, object]) -> Finding:
         return Finding(self._mode, role, attack, self._n, **figures)  # type: ignore[arg-type]
@@ -332,13 +332,13 @@ class _OnShares:
         return Evidence(known, self._inputs, self._known, self._features(epochs, kind, maps))
 
     def _reconstruction(
-        self, attack: Attack, kind: str, epochs: Sequence[_Epoch], told: str = "", *, together: bool = False
+        self, attack: Attack, kind: str, epochs: Sequence[_Epoch], text: str = "", *, together: bool = False
     ) -> Finding:
         evidence = self._evidence(epochs, kind, together=together)
         figures = figures_of(self._truth.inputs, attack.guess(evidence), self._prior)
         shares, gallery = evidence.standard[1], self._gallery(len(epochs), kind, together=together)
         figures["reid"] = float((matches(shares, gallery) == np.arange(len(shares))).mean())
-        return self._finding(self._roles[together], f"{attack.name}, shares of {kind}{told}", figures)
+        return self._finding(self._roles[together], f"{attack.name}, shares of {kind}{text}", figures)
 
     def _gallery(self, epochs: int, kind: str, *, together: bool) -> Floats:
         """Return shares of the candidates, scaled, as the attacker makes them: under keys of its own."""
@@ -356,8 +356,8 @@ class _OnShares:
                 "ten labels a class": labels.few_known(seen, truth, self._classes),
             }
             for name, accuracy in read.items():
-                told = f"label reading, {name}, shares of {kind}"
-                yield self._finding(self._roles[together], told, {"label_accuracy": accuracy})
+                text = f"label reading, {name}, shares of {kind}"
+                yield self._finding(self._roles[together], text, {"label_accuracy": accuracy})
 
     def _colluders(self, triple: int) -> Finding:
         """Return the finding of two helpers of one triple: they hold all three parts of what enters its maps,
@@ -369,8 +369,8 @@ class _OnShares:
         evidence = Evidence(own, self._inputs, self._known, seen, drifted=True)
         figures = figures_of(self._truth.inputs, Linear().guess(evidence), self._prior)
         figures["label_accuracy"] = float((labels.trained(evidence) == self._truth.labels).mean())
-        told = "linear, PCA prior, all three parts" + (f", triple {triple + 1}" if triple else "")
-        return self._finding("2 helpers of a triple", told, figures)
+        text = "linear, PCA prior, all three parts" + (f", triple {triple + 1}" if triple else "")
+        return self._finding("2 helpers of a triple", text, figures)
 
     def _opened(self, epoch: _Epoch, edge: int) -> Floats:
         """Return the activations that enter an edge, float32 [N, d] in the data's order.

@@ -28,7 +28,7 @@ COLUMNS = {
 PIXELS = ".pixels img { image-rendering: pixelated; width: 100%; max-width: 720px; }"
 
 
-def told(finding: Finding, name: str) -> str:
+def in_words(finding: Finding, name: str) -> str:
     """Return a figure of a finding as text, empty if the attack has none."""
     value = getattr(finding, name)
     _, factor, form = COLUMNS[name]
@@ -40,7 +40,7 @@ def page(title: str, findings: Sequence[Finding], victims: Floats) -> str:
     heads = "".join(f"<th>{escape(head)}</th>" for head, _, _ in COLUMNS.values())
     rows = "".join(
         f"<tr><td>{escape(f.mode)}</td><td>{escape(f.role)}</td><td>{escape(f.attack)}</td>"
-        + "".join(f"<td>{told(f, name)}</td>" for name in COLUMNS)
+        + "".join(f"<td>{in_words(f, name)}</td>" for name in COLUMNS)
         + "</tr>"
         for f in findings
     )

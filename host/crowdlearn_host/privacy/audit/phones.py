@@ -35,7 +35,7 @@ def phones_case(
     samples: int = SAMPLES,
     own: int = OWN,
     epochs: int = 2,
-    on_progress: OnProgress = lambda told: None,
+    on_progress: OnProgress = lambda event: None,
 ) -> Case:
     """Train a prepared run on new virtual phones, in `folder`, and return what their taps recorded.
 
@@ -53,7 +53,7 @@ def phones_case(
     ):
         serials = [phone.serial for phone in started]
         tapped = ("--tap", TAP)
-        event_loop.run(train(run, serials, opened, lambda event, told: on_progress(event), extra=tapped))
+        event_loop.run(train(run, serials, opened, lambda event, fields: on_progress(event), extra=tapped))
         homes = [folder / "home" / "phones" / phone.name for phone in started]
         records = [_records(home) for home in homes]
     last = arrays_of(prepared.graph, load_model_state(folder / "run"), prepared.plan.order)

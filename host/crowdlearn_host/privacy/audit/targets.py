@@ -43,7 +43,7 @@ def prepared_of(
         config = parse_config(values, RunSpec, "the command line")
     fields = config.training.model_copy(update={"kernels": "by_size"})
     config = config.model_copy(update={"training": fields, "fleet": type(config.fleet).model_validate({})})
-    prepared = prepare(config, lambda event, told: on_progress(event))
+    prepared = prepare(config, lambda event, fields: on_progress(event))
     moment = first_moment(prepared)
     if state is not None:
         moment = Moment(arrays_of(prepared.graph, state, prepared.plan.order), moment.slots)

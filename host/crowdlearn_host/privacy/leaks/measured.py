@@ -125,9 +125,9 @@ def _gallery(data: Dataset) -> Dataset:
     return data.subset(np.random.default_rng(0).permutation(len(data))[:GALLERY])
 
 
-def _keep(path: Path, told: object) -> None:
+def _keep(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(told).encode())
+    write_atomically(path, json.dumps(content).encode())
 
 
 def _key(model: nn.Module, graph: NeuronGraph, loss: Loss, gallery: Dataset, way: Way) -> str:
@@ -237,8 +237,8 @@ class _Group:
         state = deepcopy(self._model.state_dict())
         for number, rows in enumerate(np.array_split(np.arange(self._victims), SEGMENTS)):
             at = (number + 0.5) / SEGMENTS
-            told = {name: torch.lerp(x, self._after[name], at) for name, x in self._before.items()}
-            self._model.load_state_dict(told, strict=False)
+            fields = {name: torch.lerp(x, self._after[name], at) for name, x in self._before.items()}
+            self._model.load_state_dict(fields, strict=False)
             gallery = self._crossing(edges)
             seen = np.concatenate([self._seen[edge][rows] for edge in edges], axis=2)
             yield seen, gallery, rows

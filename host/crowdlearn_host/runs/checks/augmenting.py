@@ -46,7 +46,7 @@ def augment_cost(chain: Sequence[AugmentSection], sample: tuple[int, ...], batch
     return AugmentCost(float(most), seconds)
 
 
-def told(chain: Sequence[AugmentSection], cost: AugmentCost, batch: int) -> str:
+def cost_in_words(chain: Sequence[AugmentSection], cost: AugmentCost, batch: int) -> str:
     """Return the cost in words."""
     names = ", ".join(each.kind for each in chain)
     return (

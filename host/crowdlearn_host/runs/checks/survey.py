@@ -45,8 +45,8 @@ async def survey(
     have the runtime, or whose samples do not fit.
     """
     answers = await asyncio.gather(*(_ask(serial, wanted, key, runtime) for serial in serials))
-    if told := [answer for answer in answers if answer]:
-        raise FleetError("; ".join(told))
+    if refusals := [answer for answer in answers if answer]:
+        raise FleetError("; ".join(refusals))
 
 
 async def _ask(serial: str, wanted: Wanted | None, key: Path | None, runtime: Runtime) -> str:
@@ -79,10 +79,12 @@ async def _look(device: AdbDevice, wanted: Wanted) -> None:
         words.append(f"--targets={json.dumps(asdict(wanted.targets))}")
     if wanted.unit is not None:
         words.append(f"--unit={wanted.unit.to_json()}")
-    said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check("crowdlearn-device samples")
+    output = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check(
+        "crowdlearn-device samples"
+    )
     try:
-        samples = int(json.loads(said.splitlines()[-1])["samples"])
+        samples = int(json.loads(output.splitlines()[-1])["samples"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise FleetError(f"crowdlearn-device samples answered {said[:200]!r}") from error
+        raise FleetError(f"crowdlearn-device samples answered {output[:200]!r}") from error
     if samples < wanted.least:
         raise FleetError(f"{wanted.folder} holds {samples} samples; at least {wanted.least} are needed")

@@ -148,16 +148,20 @@ class Checkpoints:
             self._rank[due.epoch] = result.rank
             self._last = due.epoch, result
         classes = [[each.samples, each.correct] for each in result.classes]
-        told: dict[str, Any] = {"test_loss": result.loss, "classes": classes, "metrics": dict(result.metrics)}
-        told |= {name: value for name in ("confusion", "pairs") if (value := getattr(result, name))}
+        found: dict[str, Any] = {
+            "test_loss": result.loss,
+            "classes": classes,
+            "metrics": dict(result.metrics),
+        }
+        found |= {name: value for name in ("confusion", "pairs") if (value := getattr(result, name))}
         if result.accuracy is not None:
-            told["test_accuracy"] = result.accuracy
+            found["test_accuracy"] = result.accuracy
         if chosen is not None and self._choice is not None:
-            told |= {"validation_loss": chosen.loss, "validation_metrics": dict(chosen.metrics)}
+            found |= {"validation_loss": chosen.loss, "validation_metrics": dict(chosen.metrics)}
             with self._lock:
                 self._choice.values[due.epoch] = figure(chosen, self._choice.wanted)
             self._loop.call_soon_threadsafe(self._end_early)
-        self._tell("evaluated", {**due.fields, **told})
+        self._tell("evaluated", {**due.fields, **found})
 
     def _end_early(self) -> None:
         """Have groups end with the epoch that is under way, once validation gets no better."""
@@ -168,7 +172,7 @@ class Checkpoints:
             return
         for group in self._server.groups:
             group.enough = True
-        self._server.tell("enough", self._choice.told)
+        self._server.tell("enough", self._choice.fields)
 
     def choose(self) -> None:
         """Have devices keep the model that validation chooses, once all that wait are evaluated."""
@@ -199,7 +203,7 @@ class Checkpoints:
         test = self._prepared.test
         if self._choice is not None and self._choice.values:
             self._folder.choose_checkpoint(self._choice.best)
-            self._server.tell("chosen", self._choice.told)
+            self._server.tell("chosen", self._choice.fields)
             self._newest = self._choice.best
         if self._last is not None and self._last[0] == self._newest:
             return self._last[1]
@@ -214,9 +218,9 @@ def _ranks(folder: RunFolder) -> dict[int, float]:
     """Return the rank of each epoch's model, the higher the better, as a run that goes on has logged it: test
     accuracy, or loss negated.
     """
-    told = (event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "evaluated")
+    lines = (event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "evaluated")
     return {
         int(event["epoch"]): float(event.get("test_accuracy", -event["test_loss"]))
-        for event in told
+        for event in lines
         if isinstance(event.get("epoch"), int) and isinstance(event.get("test_loss"), float)
     }

@@ -23,9 +23,9 @@ class Choice:
         self.wanted = wanted
         self.values: dict[int, float] = {}
         for event in read_lines(folder.path / "events.jsonl"):
-            told = {**(event.get("validation_metrics") or {}), "loss": event.get("validation_loss")}
-            if event.get("event") == "evaluated" and isinstance(told.get(wanted.metric), float):
-                self.values[int(event["epoch"])] = told[wanted.metric]
+            metrics = {**(event.get("validation_metrics") or {}), "loss": event.get("validation_loss")}
+            if event.get("event") == "evaluated" and isinstance(metrics.get(wanted.metric), float):
+                self.values[int(event["epoch"])] = metrics[wanted.metric]
 
     @property
     def best(self) -> int:
@@ -39,6 +39,6 @@ class Choice:
         return self.wanted.ended([self.values[epoch] for epoch in sorted(self.values)]) is not None
 
     @property
-    def told(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """Return what an event says: the best epoch, and the metric after it."""
         return {"epoch": self.best, "metric": self.wanted.metric, "value": self.values[self.best]}

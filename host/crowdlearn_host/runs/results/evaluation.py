@@ -95,8 +95,8 @@ def evaluate(
         scores, targets = scores[targets != IGNORED], targets[targets != IGNORED]
     metrics = measured(spec, scores, targets) | computed(own, scores, targets)
     if not spec.are_classes:
-        told = _pairs(targets, scores) if spec.most is None else ()
-        return Evaluation(len(data), mean, None, (), metrics, (), told)
+        points = _pairs(targets, scores) if spec.most is None else ()
+        return Evaluation(len(data), mean, None, (), metrics, (), points)
     samples, correct = np.bincount(targets), np.bincount(targets, scores.argmax(1) == targets)
     classes = (ClassResult(int(n), int(k)) for n, k in zip(samples, correct, strict=True))
     found = _confusion(targets, scores)
@@ -114,6 +114,6 @@ def _confusion(targets: Targets, scores: Scores) -> tuple[tuple[int, ...], ...]:
 
 def _pairs(targets: Targets, scores: Scores) -> tuple[tuple[float, float], ...]:
     """Return targets and scores float32 [N, outputs] of MOST_PAIRS places at most, spread evenly."""
-    true, told = targets.ravel(), scores.ravel()
+    true, predicted = targets.ravel(), scores.ravel()
     chosen = np.unique(np.linspace(0, true.size - 1, min(MOST_PAIRS, true.size)).astype(np.int64))
-    return tuple((float(f"{true[at]:.4g}"), float(f"{told[at]:.4g}")) for at in chosen)
+    return tuple((float(f"{true[at]:.4g}"), float(f"{predicted[at]:.4g}")) for at in chosen)

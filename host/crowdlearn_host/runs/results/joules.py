@@ -126,7 +126,7 @@ def _rows_by_holder(
 
 
 def _source(kind: DeviceClass) -> str:
-    told = f"constants of class {kind.name} in the fleet file"
+    text = f"constants of class {kind.name} in the fleet file"
     if kind.energy_source:
-        told += f", {kind.energy_provenance or 'of unknown provenance'}: {kind.energy_source}"
-    return told
+        text += f", {kind.energy_provenance or 'of unknown provenance'}: {kind.energy_source}"
+    return text

@@ -95,8 +95,8 @@ class Perplexity(_OfClasses):
     @classmethod
     def of(cls, scores: Scores, targets: Targets) -> float:
         shifted = scores.astype(np.float64) - scores.max(1, keepdims=True)
-        told = shifted[np.arange(len(targets)), targets] - np.log(np.exp(shifted).sum(1))
-        return float(np.exp(-told.mean()))
+        logs = shifted[np.arange(len(targets)), targets] - np.log(np.exp(shifted).sum(1))
+        return float(np.exp(-logs.mean()))
 
 
 class LabelAccuracy(_OfLabels):
@@ -128,8 +128,8 @@ class LabelAuc(_OfLabels):
     @classmethod
     def of(cls, scores: Scores, targets: Targets) -> float:
         areas = [_auc(of, truth) for of, truth in zip(scores.T, (targets >= 0.5).T, strict=True)]
-        told = [area for area in areas if not np.isnan(area)]
-        return float(np.mean(told)) if told else float("nan")
+        defined = [area for area in areas if not np.isnan(area)]
+        return float(np.mean(defined)) if defined else float("nan")
 
 
 class MeanAbsoluteError(_OfNumbers):
@@ -194,8 +194,8 @@ def check_metric(name: str, spec: TargetSpec) -> None:
 
 def _f1(guesses: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     both = int((guesses & truth).sum())
-    told = int(guesses.sum()) + int(truth.sum())
-    return 2 * both / told if told else 1.0
+    positives = int(guesses.sum()) + int(truth.sum())
+    return 2 * both / positives if positives else 1.0
 
 
 def _auc(scores: Scores, truth: NDArray[np.bool_]) -> float:

@@ -41,26 +41,26 @@ class PrivacySpent:
 
     def lines(self) -> list[str]:
         """Return the account in words, a line for each thing that is protected."""
-        told = []
+        lines = []
         if self.sample is not None:
-            told.append(f"epsilon {self.sample:.2f} of a sample, the largest of all devices")
+            lines.append(f"epsilon {self.sample:.2f} of a sample, the largest of all devices")
             if len(self.devices) > 1:
-                told += [f"    {self.devices[n]:.2f} on devices of {n} samples" for n in self.devices]
+                lines += [f"    {self.devices[n]:.2f} on devices of {n} samples" for n in self.devices]
         if self.group is not None:
-            told.append(f"epsilon {self.group:.2f} of all that a group did")
-        told = [f"{line}, at delta {self.delta:g}" if line[0] == "e" else line for line in told]
+            lines.append(f"epsilon {self.group:.2f} of all that a group did")
+        lines = [f"{line}, at delta {self.delta:g}" if line[0] == "e" else line for line in lines]
         if self.label is not None:
-            told.append(f"epsilon {self.label:.2f} of a label")
-        return told or ["no noise: nothing is hidden from those who get results"]
+            lines.append(f"epsilon {self.label:.2f} of a label")
+        return lines or ["no noise: nothing is hidden from those who get results"]
 
 
 def spent_of(run: Path) -> PrivacySpent:
     """Return the account of the run in a folder. Raises RunError if it is damaged."""
     config, logs = run / "config.toml", (run / "metrics.jsonl", run / "events.jsonl")
     try:
-        told = tomllib.loads(config.read_text()) if config.exists() else {}
+        description = tomllib.loads(config.read_text()) if config.exists() else {}
         lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
-        return account_of(told, [json.loads(each) for each in lines if "epsilon" in each])
+        return account_of(description, [json.loads(each) for each in lines if "epsilon" in each])
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{run} is damaged ({error}); its account of privacy cannot be read") from error
 
@@ -84,9 +84,9 @@ def account_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    told = [float(str(row[key])) for row in rows if row.get(key) is not None]
-    return max(told, default=None)
+    numbers = [float(str(row[key])) for row in rows if row.get(key) is not None]
+    return max(numbers, default=None)
 
 
-def _number(told: object) -> float | None:
-    return None if told is None else float(str(told))
+def _number(value: object) -> float | None:
+    return None if value is None else float(str(value))

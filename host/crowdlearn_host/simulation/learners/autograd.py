@@ -139,8 +139,8 @@ class ByAutograd:
         inputs, labels = workload.samples_of(samples), torch.from_numpy(targets)
         totals = np.zeros(1 + len(self._watched))
         for number, batch in enumerate(batches, updates + 1):
-            told, gradients = self._gradients(workload.parts(batch), inputs, labels)
-            totals += told
+            metrics, gradients = self._gradients(workload.parts(batch), inputs, labels)
+            totals += metrics
             slopes = self._joined(gradients)
             if training.staleness:
                 torch._foreach_copy_(weights, newest)

@@ -115,19 +115,19 @@ class GroupModel:
         """
         learner, samples = self._learner, [sum(map(self._workload.samples, passes)) for passes in devices]
         slots, nothing = len(self._workload.config.training.rule.slots), np.zeros(0, np.float32)
-        start, told = learner.entered(weights), np.zeros(1 + len(self._workload.config.device_metrics))
+        start, sums = learner.entered(weights), np.zeros(1 + len(self._workload.config.device_metrics))
         shares = [own / sum(samples) for own in samples]
         if (once := self._average_once(devices, shares, start, rate)) is not None:
-            total, told = learner.vector, once
+            total, sums = learner.vector, once
         else:
             total = np.zeros_like(start)
             for passes, share in zip(devices, shares, strict=True):
                 learner.vector[:] = start
-                told += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
+                sums += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
                 kernels.move(total, learner.vector, nothing, np.float32(share), np.float32(0))
         for part in self._frozen:
             total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
-        loss, *metrics = told / sum(samples)
+        loss, *metrics = sums / sum(samples)
         left = learner.left(total)
         return GroupResult(left, nothing, nothing, float(loss), sum(samples), metrics=tuple(metrics))
 

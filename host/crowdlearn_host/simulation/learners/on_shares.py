@@ -65,12 +65,12 @@ class MapOnShares(Protocol):
 class Opened:
     """The arithmetic of shares on numbers in the clear, exact in float64."""
 
-    def __init__(self, kind: str, told: Mapping[str, Any], name: str) -> None:
-        self._kind, self._told, self._name = kind, told, name
+    def __init__(self, kind: str, fields: Mapping[str, Any], name: str) -> None:
+        self._kind, self._options, self._name = kind, fields, name
 
     def forward(self, values: Floats, weights: Floats) -> Floats:
         """Return the sums of activations. They are float32 [B, targets, ...]."""
-        self._linear = linear_map(self._kind, self._told, values.shape[2:])
+        self._linear = linear_map(self._kind, self._options, values.shape[2:])
         self._facts = facts_of(self._linear, weights)
         entering, _ = self._linear.norms(values, None)
         largest = float(np.abs(values).max(initial=0.0))
@@ -115,7 +115,7 @@ class Opened:
     def _product(self, values: Tensor, weights: Tensor) -> Tensor:
         if self._kind == "dense":
             return values.reshape(len(values), -1) @ weights.reshape(-1, weights.shape[-1])
-        stride, padding, dilation = (self._told[name] for name in ("stride", "padding", "dilation"))
+        stride, padding, dilation = (self._options[name] for name in ("stride", "padding", "dilation"))
         if self._kind == "depthwise":
             return F.conv2d(values, weights, None, stride, padding, dilation, len(weights))
         return F.conv2d(values, weights.transpose(0, 1), None, stride, padding, dilation)
@@ -125,9 +125,9 @@ class Triple:
     """The same by a sharer and three helpers, whose shares an observer may see."""
 
     def __init__(
-        self, edge: int, kind: str, told: Mapping[str, Any], name: str, observer: Observer | None = None
+        self, edge: int, kind: str, fields: Mapping[str, Any], name: str, observer: Observer | None = None
     ) -> None:
-        self._edge, self._kind, self._told, self._name = edge, kind, told, name
+        self._edge, self._kind, self._options, self._name = edge, kind, fields, name
         self._observer = observer
         self._step = 0
         self._parties: tuple[Sharer, tuple[Helper, ...]] | None = None
@@ -170,7 +170,7 @@ class Triple:
 
     def _drawn(self, source: tuple[int, ...]) -> tuple[Sharer, tuple[Helper, ...]]:
         """Return a triple with fresh keys, for activations whose neurons have this shape."""
-        linear = linear_map(self._kind, self._told, source)
+        linear = linear_map(self._kind, self._options, source)
         keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
         products = RingProducts()
         helpers = tuple(Helper(self._edge, linear, p, own_keys(keys, p), products) for p in range(HELPERS))
@@ -238,9 +238,9 @@ Made = Callable[[int, str, Mapping[str, Any], str], MapOnShares]
 """A function that makes a map: of its number, kind, attributes and name."""
 
 
-def opened(edge: int, kind: str, told: Mapping[str, Any], name: str) -> MapOnShares:
+def opened(edge: int, kind: str, fields: Mapping[str, Any], name: str) -> MapOnShares:
     """Make a map without shares."""
-    return Opened(kind, told, name)
+    return Opened(kind, fields, name)
 
 
 def put_on_shares(
@@ -257,13 +257,13 @@ def put_on_shares(
     numbered = maps_of(edges, held or {})
     for name in edges:
         module = model.get_submodule(name)
-        told: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         kind = "dense"
         if isinstance(maps := on_maps(module), nn.Conv2d):
             kind = "depthwise" if maps.groups > 1 else "conv"
-            told = {"kernel": maps.kernel_size, "stride": maps.stride, "dilation": maps.dilation}
-            told["padding"] = _padding(maps)
-        parts = [made(number, kind, told, name) for number, (each, _) in numbered.items() if each == name]
+            fields = {"kernel": maps.kernel_size, "stride": maps.stride, "dilation": maps.dilation}
+            fields["padding"] = _padding(maps)
+        parts = [made(number, kind, fields, name) for number, (each, _) in numbered.items() if each == name]
         neurons = [n for n in (held or {}).get(name, ()) if n]
         of = parts[0] if len(parts) == 1 else Divided(neurons, parts, depthwise=kind == "depthwise")
         module.forward = partial(_forward, model, module, module.forward, of)

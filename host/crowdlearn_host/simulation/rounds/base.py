@@ -44,5 +44,5 @@ Round = Callable[[Setting, Workers, RunState, int], Trained]
 def check_finite(result: GroupResult, devices: Sequence[int], number: int) -> None:
     """Raise TrainingError if a result is not finite after the passes of these devices."""
     if not result.finite:
-        told = ", ".join(map(str, devices))
-        raise diverged(number, f"weights or loss are not finite after the passes of devices {told}")
+        text = ", ".join(map(str, devices))
+        raise diverged(number, f"weights or loss are not finite after the passes of devices {text}")

@@ -93,8 +93,8 @@ def assign(group: Group, holders: tuple[int, ...], keepers: tuple[int, ...] = ()
     device does: they take all pieces of the point, or of the model that is chosen, and keep them.
     """
     if over := beyond(group.cut.takers, holders):
-        told = ", ".join(f"piece {piece} on {group.name(device)}" for piece, device in over)
-        yield from pause(group, f"over the plan's caps: {told}")
+        text = ", ".join(f"piece {piece} on {group.name(device)}" for piece, device in over)
+        yield from pause(group, f"over the plan's caps: {text}")
         return
     schedule, points, needed = group.schedule, group.restore_points, group.heirs_needed
     newest = points.points[-1] if points.points else None

@@ -23,8 +23,8 @@ def on_fault(group: Group, number: int, fault: pb.Fault) -> Effects:
         forming=group.forming if forming else None,
         runs_elsewhere=_runs_elsewhere(group, number),
     )
-    told = {"contradicted": untrue} if untrue else {}
-    yield record("fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=reason, **told)
+    fields = {"contradicted": untrue} if untrue else {}
+    yield record("fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=reason, **fields)
     if fault.kind == pb.FAULT_STATE and group.forming.point is not None:
         group.restore_points.lost.add((number, group.forming.point.generation))
     times, fatal = group.faults.count(number), fault.fatal

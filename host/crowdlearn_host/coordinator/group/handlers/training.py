@@ -35,10 +35,10 @@ def _reported(progress: pb.Progress) -> dict[str, Any]:
     """Return a dominator's report: empty, or loss and hits of its rows, or of `reported` samples."""
     if not progress.HasField("metrics") or progress.metrics.rows < 1:
         return {}
-    told = progress.metrics
-    of = {} if told.rows == progress.rows else {"reported": told.rows}
-    own = {"own": dict(told.own)} if told.own else {}
-    return {"loss": told.loss, "correct": told.correct, **own, **of}
+    metrics = progress.metrics
+    of = {} if metrics.rows == progress.rows else {"reported": metrics.rows}
+    own = {"own": dict(metrics.own)} if metrics.own else {}
+    return {"loss": metrics.loss, "correct": metrics.correct, **own, **of}
 
 
 def on_held(group: Group, number: int, held: pb.Held) -> Effects:

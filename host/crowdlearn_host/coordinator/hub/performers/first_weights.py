@@ -73,9 +73,9 @@ class FirstWeights(Together):
 
     def _tell(self) -> None:
         beginning = self._beginning
-        for name, fields in beginning.told:
+        for name, fields in beginning.records:
             self._hub.tell(name, fields)
-        beginning.told.clear()
+        beginning.records.clear()
         events, beginning.events = beginning.events, []
         for index, event in events:
             self._handle(index, event)
