@@ -147,7 +147,7 @@ def gru(
         states: Tensor = _Gru.apply(gates, hx[at], weights[1], bias, back)[0]  # type: ignore[no-untyped-call]
         return states
 
-    between = functools.partial(drop, probability=dropout if train else 0.0)
+    between = functools.partial(drop, probability=dropout) if train and dropout else None
     out, last = _layers(layer, x, params, has_biases, num_layers, between, bidirectional, batch_first)
     return out, torch.stack(last)
 
@@ -174,7 +174,7 @@ def lstm(
         cells.append(cell)
         return states
 
-    between = functools.partial(drop, probability=dropout if train else 0.0)
+    between = functools.partial(drop, probability=dropout) if train and dropout else None
     out, last = _layers(layer, x, params, has_biases, num_layers, between, bidirectional, batch_first)
     return out, torch.stack(last), torch.stack(cells)
 
@@ -185,7 +185,7 @@ def _layers(
     params: Sequence[Tensor],
     has_biases: bool,
     num_layers: int,
-    between: Callable[[Tensor], Tensor],
+    between: Callable[[Tensor], Tensor] | None,
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -203,7 +203,8 @@ def _layers(
         )
     last = []
     for number in range(num_layers):
-        x = between(x) if number else x
+        if number and between is not None:
+            x = between(x.transpose(0, 1)).transpose(0, 1)  # samples first: each drops for itself
         found = []
         for way in range(ways):
             at = number * ways + way
