@@ -34,10 +34,31 @@ def gpt2() -> nn.Module:
     return model
 
 
+def gpt2_with_lora() -> nn.Module:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True)
+    model: nn.Module = peft.get_peft_model(gpt2(), config)
+    return model
+
+
+def bert() -> nn.Module:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+    config = transformers.BertConfig(vocab_size=50, num_labels=3, **sizes, **dropout)
+    model: nn.Module = transformers.BertForSequenceClassification(config)
+    return model
+
+
+def llama() -> nn.Module:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    model: nn.Module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **SMALL))
+    return model
+
+
 @pytest.mark.nightly
-@pytest.mark.parametrize("build", [gpt2])
+@pytest.mark.parametrize("build", [gpt2, gpt2_with_lora, bert, llama])
 def test_a_model_of_a_library_trains_whole(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    report = diagnose(Logits(build()), torch.randint(1, 50, (8, 12)).float())
+    report = diagnose(Logits(build().train()), torch.randint(1, 50, (8, 12)).float())
     assert not report.compiles
     assert report.exact
