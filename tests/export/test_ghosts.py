@@ -22,7 +22,7 @@ from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 from torch.nn import functional as F
 
-from .test_sliced_training import RATE, Counting, deliver, make_pieces, merged
+from .test_sliced_training import RATE, Counting, Made, deliver, make_pieces, merged
 
 BATCH = 12
 
@@ -62,6 +62,18 @@ CASES: dict[str, tuple[Any, tuple[int, ...], Sequence[Sequence[Sequence[int]]]]]
 }
 
 
+def exporting(programs: Path, executors: list[Counting]) -> Made:
+    """Export pieces for steps of DP-SGD by ghost norms; `executors` gets those that run them."""
+
+    def made(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Manifest, Counting]:
+        program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=BATCH, private=True, cache=programs)
+        assert program.manifest.squares
+        executors.append(Counting(program.pte))
+        return program.manifest, executors[-1]
+
+    return made
+
+
 @pytest.mark.parametrize(
     ("name", "which"), [(name, which) for name, (_, _, cuts) in CASES.items() for which in range(len(cuts))]
 )
@@ -73,13 +85,7 @@ def test_pieces_clip_as_autograd_does_sample_by_sample(name: str, which: int, pr
     graph = neuron_graph(model, torch.zeros(2, *shape))
     assert not unknown_norms(graph)
     executors: list[Counting] = []
-
-    def made(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Manifest, Counting]:
-        program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=BATCH, private=True, cache=programs)
-        assert program.manifest.squares
-        executors.append(Counting(program.pte))
-        return program.manifest, executors[-1]
-
+    made = exporting(programs, executors)
     gradients = own_gradients(model, inputs, labels)
     clip = float(np.median([norm(gradient) for gradient in gradients]))
     pieces = make_pieces(graph, model, cuts[which], (), made, False, Pass(0, 1), Clipping(clip, 0.0))

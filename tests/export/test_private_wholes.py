@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.piece.private_steps import Clipping
 from crowdlearn_device.privacy.dp.draws import Draws
 from crowdlearn_device.protocol.schedule import Pass
-from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.program.slice_program import export_slice
 from crowdlearn_export.stages.piece_stages import unknown_norms
 from crowdlearn_export.tracing.whole import whole_graph
 from torch import nn
 
-from .test_ghosts import BATCH, after_a_step, norm, own_gradients
+from .test_ghosts import BATCH, after_a_step, exporting, norm, own_gradients
 from .test_sliced_training import Counting, make_pieces, merged
 
 WORDS = 9
@@ -99,13 +96,7 @@ def test_one_call_clips_as_autograd_does_sample_by_sample(name: str, programs: P
     assert not unknown_norms(graph)
     owned = [layer.neurons for layer in graph.layers]
     executors: list[Counting] = []
-
-    def made(graph: NeuronGraph, owned: Any) -> Any:
-        program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=BATCH, private=True, cache=programs)
-        assert program.manifest.squares
-        executors.append(Counting(program.pte))
-        return program.manifest, executors[-1]
-
+    made = exporting(programs, executors)
     gradients = own_gradients(model, inputs, labels)
     clip = float(np.median([norm(gradient) for gradient in gradients]))
     (piece,) = make_pieces(graph, model, [owned], (), made, False, Pass(0, 1), Clipping(clip, 0.0))

@@ -53,7 +53,7 @@ CONSTANTS = {
 
 
 class Android:
-    """Whatever of Android the app calls; `told` gets what the app did, as lists of words."""
+    """Whatever of Android the app calls; `reports` gets what the app did, as lists of words."""
 
     def __init__(self, home: Path, api: int, programs: ProgramProcesses) -> None:
         self.reports: queue.Queue[list[Any]] = queue.Queue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -51,6 +51,17 @@ DROPS: Mapping[Any, tuple[Callable[[Tensor, Tensor, float], Tensor], bool]] = {
 def given(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, usual: Any) -> Any:
     """Return an argument of a call: by its place, or by its name; `usual` if it has none."""
     return args[place] if len(args) > place else kwargs.get(name, usual)
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors [...] among the arguments of a call, in lists, tuples and dictionaries, too."""
+    for each in values:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from tensors_in(each)
+        elif isinstance(each, dict):
+            yield from tensors_in(each.values())
 
 
 def drop_of(probability: float, shape: Sequence[int], *, channels: bool) -> Drop:

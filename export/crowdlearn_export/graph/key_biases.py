@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .dropping import tensors_in
+
 RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "contiguous"})
 SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split", "unbind"})
 PRODUCTS = frozenset({"matmul", "__matmul__", "bmm"})
@@ -67,7 +69,7 @@ class KeyBiases(TorchFunctionMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name != "__setitem__" and not any(True for _ in _tensors((out,))):
+        if name != "__setitem__" and not any(True for _ in tensors_in((out,))):
             return out  # a question about a shape
         if func is F.linear and len(args) == 3 and not kwargs and (bias := self._names.get(id(args[2]))):
             self._move(args[:2])
@@ -171,7 +173,7 @@ class KeyBiases(TorchFunctionMode):
 
     def _move(self, args: Iterable[Any]) -> None:
         """Note that biases have a gradient which these arguments hold."""
-        for tensor in _tensors(args):
+        for tensor in tensors_in(args):
             if (found := self._of(tensor)) is not None:
                 self._moved.setdefault(found.bias, set()).update(found.rows.ravel().tolist())
             if (name := self._names.get(id(tensor))) is not None:
@@ -216,16 +218,6 @@ def _taken(of: _Followed, axis: int, index: int, out: Tensor) -> _Followed:
 
 def _is_number(args: Sequence[Any]) -> bool:
     return len(args) == 1 and isinstance(args[0], int | float)
-
-
-def _tensors(args: Iterable[Any]) -> Iterable[Tensor]:
-    for each in args:
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, list | tuple):
-            yield from _tensors(each)
-        elif isinstance(each, dict):
-            yield from _tensors(each.values())
 
 
 def still_biases(model: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:

@@ -42,9 +42,8 @@ def test_a_sum_begins_without_a_slow_group_which_is_in_the_next(folder: Path) ->
     assert attempt.places == {**dict.fromkeys(range(SLOW), (1, 0)), SLOW: (0, 0)}
     crowd.run()
     assert crowd.done
-    assert [told["groups"] for told in crowd.log("not_summed")] == [
-        1
-    ]  # its last round, the others being done
+    # Its last round, the others being done.
+    assert [told["groups"] for told in crowd.log("not_summed")] == [1]
 
 
 def test_the_time_that_the_others_took_is_given_more_than_once(folder: Path) -> None:

@@ -84,7 +84,7 @@ def place_of(piece: int) -> tuple[int, int]:
 
 
 def shared_maps(manifest: Manifest, layout: Layout, maps: Iterable[pb.LinearMap]) -> dict[int, SharedMap]:
-    """Return the maps of all triples by number; `told` are those that are not dense.
+    """Return the maps of all triples by number; `maps` are those that are not dense.
 
     Raises WireError if the pieces are not a dominator's and triples of helpers', or a map is none of ours.
     """

@@ -51,7 +51,7 @@ def linear(calls: Calls, x: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
     def terms(x: Tensor, errors: Tensor, of_x: Batch, of_errors: Batch) -> Mapping[str, Term]:
         d = positions(of_errors.apart(errors))
-        return {"weight": Outer(d, positions(of_x.apart(x)), _same), "bias": Own(d.sum(1))}
+        return {"weight": Outer(d, positions(of_x.apart(x))), "bias": Own(d.sum(1))}
 
     out = calls(F.linear, x, weight) if bias is None else calls(F.linear, x, weight, bias)
     return Use(out, x, {"weight": weight, "bias": bias}, terms)
@@ -64,7 +64,7 @@ def product(calls: Calls, x: Tensor, weight: Tensor) -> Use | None:
 
     def terms(x: Tensor, errors: Tensor, of_x: Batch, of_errors: Batch) -> Mapping[str, Term]:
         left, right = positions(of_x.apart(x)), positions(of_errors.apart(errors))
-        return {"weight": Outer(left, right, _same)}
+        return {"weight": Outer(left, right)}
 
     return Use(calls(torch.matmul, x, weight), x, {"weight": weight}, terms)
 
@@ -216,10 +216,6 @@ RULES: dict[str, Rule] = {
     "__rmul__": times,
 }
 """The rules by the names of functions."""
-
-
-def _same(gradient: Tensor) -> Tensor:
-    return gradient
 
 
 def _pair(given: Any, over: int, usual: int) -> tuple[int, int]:

@@ -16,6 +16,11 @@ Shaped = Callable[[Tensor], Tensor]
 """A function from a gradient [targets, sources] to the array's own shape."""
 
 
+def as_it_is(gradient: Tensor) -> Tensor:
+    """Return a gradient [targets, sources] itself."""
+    return gradient
+
+
 @dataclass(frozen=True)
 class Own:
     """Gradients of samples that are in memory, as those of scales and biases are: float [B, ...]."""
@@ -31,7 +36,7 @@ class Outer:
 
     left: Tensor
     right: Tensor
-    shaped: Shaped
+    shaped: Shaped = as_it_is
 
 
 @dataclass(frozen=True)
@@ -118,4 +123,4 @@ def _as_products(term: Looked) -> Outer:
     """Return a look-up as a map of one-hot rows, as it adds to other uses of the table."""
     rows = torch.arange(term.rows)
     hot = (term.index.unsqueeze(2) == rows) & (rows != term.padding)
-    return Outer(hot.to(term.errors.dtype), term.errors, lambda gradient: gradient)
+    return Outer(hot.to(term.errors.dtype), term.errors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crowdlearn_export.graph.attention import multi_head_attention
+from crowdlearn_export.graph.dropping import tensors_in
 from crowdlearn_export.graph.whole import Dropping
 
 from .apart import Batch, batch_of
@@ -103,7 +104,7 @@ class Tracking(Dropping):
         if func is F.multi_head_attention_forward:
             with self:
                 return multi_head_attention(*args, **kwargs, drop=self._drop)
-        learning = [each for each in _tensors((*args, *kwargs.values())) if self.learns(each)]
+        learning = [each for each in tensors_in((*args, *kwargs.values())) if self.learns(each)]
         if not learning:
             return self(func, *args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -121,7 +122,7 @@ class Tracking(Dropping):
             if len(used) == len(learning) and not self.learns(use.read):
                 return self._used(use, name)
         out = self(func, *args, **kwargs)
-        if any(True for _ in _tensors((out,))):
+        if any(True for _ in tensors_in((out,))):
             self._refuse(learning[0], name)
         return out
 
@@ -203,13 +204,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(_is_plain(each) for each in value)
     return value is None or value is ... or isinstance(value, int | slice | torch.Size | torch.SymInt)
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for each in values:
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, tuple | list):
-            yield from _tensors(each)
-        elif isinstance(each, dict):
-            yield from _tensors(each.values())

@@ -71,9 +71,7 @@ class StreamTransport(asyncio.Transport):
         kind = type(event)
         if kind is Data:
             _, payload = cast(Data, event)
-            if (
-                self._reading and not self._held
-            ):  # what came before goes first, also if it is still to be told
+            if self._reading and not self._held:  # bytes that came before go first
                 self._protocol.data_received(payload)
                 self._stream.acknowledge(len(payload))
             else:

@@ -94,7 +94,7 @@ def doctor(
 
 
 def _described(path: str, shape: str, loss: LossKind) -> RunSpec:
-    """Return a run's description. Raises ConfigError if options tell what it tells."""
+    """Return a run's description. Raises ConfigError if options repeat what it contains."""
     if shape or loss != LossKind.cross_entropy:
         raise ConfigError(f"{path} tells the shape of a sample and the loss: leave out --shape and --loss")
     return RunSpec.load(path)

@@ -51,8 +51,8 @@ class AdbMeter(Meter):
         return await self._read(gauge, output)
 
     @abstractmethod
-    async def _read(self, gauge: Gauge, text: str) -> Reading | Power:
-        """Return the state of the meter; `gauge` is Android's view of the battery, `told` its text."""
+    async def _read(self, gauge: Gauge, output: str) -> Reading | Power:
+        """Return the state of the meter; `gauge` is Android's view of the battery, `output` the shell's."""
 
     async def _ask(self, command: str) -> str:
         """Return what a command prints. Raises MeterError if the phone lacks it, or does not allow it."""

@@ -17,8 +17,8 @@ class DumpsysBattery(GaugeMeter):
 
     name = "dumpsys battery"
 
-    async def _read(self, gauge: Gauge, text: str) -> Reading | Power:
-        return self._state(read_dumpsys(text, self.maker), gauge)
+    async def _read(self, gauge: Gauge, output: str) -> Reading | Power:
+        return self._state(read_dumpsys(output, self.maker), gauge)
 
 
 class SysfsBattery(GaugeMeter):

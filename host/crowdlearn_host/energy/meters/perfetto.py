@@ -104,7 +104,7 @@ class PerfettoBattery(GaugeMeter):
 
     name = "perfetto android.power battery"
 
-    async def _read(self, gauge: Gauge, text: str) -> Reading | Power:
+    async def _read(self, gauge: Gauge, output: str) -> Reading | Power:
         battery = (await record(self)).battery
         if not battery:
             raise MeterError(

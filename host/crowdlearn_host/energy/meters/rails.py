@@ -49,7 +49,7 @@ class RailsMeter(AdbMeter):
     async def _rails(self) -> dict[str, float]:
         """Return joules by rail, empty if the phone meters none. Raises MeterError if they cannot be read."""
 
-    async def _read(self, gauge: Gauge, text: str) -> Reading:
+    async def _read(self, gauge: Gauge, output: str) -> Reading:
         self.rails = await self._rails()
         if not self.rails:
             raise MeterError(

@@ -21,7 +21,7 @@ class BatteryStats(AdbMeter):
     name = "dumpsys batterystats"
     _pattern, _covers = _TOTAL, Covers.PHONE
 
-    async def _read(self, gauge: Gauge, text: str) -> Reading:
+    async def _read(self, gauge: Gauge, output: str) -> Reading:
         found = self._pattern.search(await self._ask("dumpsys batterystats --charged"))
         if found is None:
             raise MeterError(

@@ -18,8 +18,8 @@ class VirtualModel(AdbMeter):
 
     name = "virtual phone's model"
 
-    async def _read(self, gauge: Gauge, text: str) -> Reading:
-        found = _USED.search(text)
+    async def _read(self, gauge: Gauge, output: str) -> Reading:
+        found = _USED.search(output)
         if found is None:
             raise MeterError(f"{self.name}: this is no virtual phone; use another meter")
         return self._reading(int(found[1]) * 1e-3, 1e-3, Covers.PHONE, gauge, Provenance.MODELLED)

@@ -8,7 +8,6 @@ of one, shared out. The dominator's own piece reveals nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +82,3 @@ class Leaks:
     def label_levels(self) -> tuple[float, ...]:
         """Return the limits on labels at which more bundles become allowed, ascending, above this one."""
         return tuple(sorted({part for part in self.labels if part > self.label_limit}))
-
-    def most_revealed(self, counts: Sequence[int]) -> float:
-        """Return the most that one of the bundles of a follower's piece reveals by itself."""
-        return max((curve.of(n) for curve, n in zip(self.curves, counts, strict=True)), default=0.0)

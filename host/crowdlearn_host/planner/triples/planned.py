@@ -156,7 +156,7 @@ class _Search:
                 break
             if triples > 1 and self._deadline.left <= 0:
                 break
-            found, below = self._with(triples)
+            found, below = self._with(triples, least)
             bound = min(bound, below)
             if found is not None and (best is None or found[2] < best[2]):
                 best = found
@@ -164,9 +164,10 @@ class _Search:
             raise InfeasiblePlan(self._why(proven=bound == inf and triples > self._most))
         return best[0], best[1], min(bound, least)
 
-    def _with(self, triples: int) -> tuple[Found | None, float]:
-        """Return the best division into so many triples, if one is found, and the bound for these."""
-        bound = self._least(triples)
+    def _with(self, triples: int, bound: float) -> tuple[Found | None, float]:
+        """Return the best division into so many triples, if one is found, and the bound for these: the given
+        one, or a better one.
+        """
         for room in (0.0, ROOM):
             seconds = max(self._deadline.left / 2, 1.0)
             division = self._divider.divide(triples, seconds=seconds, room=room)

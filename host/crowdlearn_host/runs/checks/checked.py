@@ -57,8 +57,8 @@ SOME = 128
 @dataclass(frozen=True)
 class Checked:
     """A run whose parts fit each other. `micro_batch` is in samples; `fallbacks` have fewer pieces than
-    `plan`; `sample` is the shape of one; `given` is what was read, by name. `rounding` tells what it costs
-    that devices hold frozen weights rounded, if they do.
+    `plan`; `sample` is the shape of one; `given` is what was read, by name. `rounding` is the cost
+    of rounded frozen weights, in words, and `clipping` what DP-SGD clips one sample at a time; "" if none.
     """
 
     config: RunSpec

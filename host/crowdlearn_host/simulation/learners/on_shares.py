@@ -65,8 +65,8 @@ class MapOnShares(Protocol):
 class Opened:
     """The arithmetic of shares on numbers in the clear, exact in float64."""
 
-    def __init__(self, kind: str, fields: Mapping[str, Any], name: str) -> None:
-        self._kind, self._options, self._name = kind, fields, name
+    def __init__(self, kind: str, options: Mapping[str, Any], name: str) -> None:
+        self._kind, self._options, self._name = kind, options, name
 
     def forward(self, values: Floats, weights: Floats) -> Floats:
         """Return the sums of activations. They are float32 [B, targets, ...]."""
@@ -125,9 +125,9 @@ class Triple:
     """The same by a sharer and three helpers, whose shares an observer may see."""
 
     def __init__(
-        self, edge: int, kind: str, fields: Mapping[str, Any], name: str, observer: Observer | None = None
+        self, edge: int, kind: str, options: Mapping[str, Any], name: str, observer: Observer | None = None
     ) -> None:
-        self._edge, self._kind, self._options, self._name = edge, kind, fields, name
+        self._edge, self._kind, self._options, self._name = edge, kind, options, name
         self._observer = observer
         self._step = 0
         self._parties: tuple[Sharer, tuple[Helper, ...]] | None = None
@@ -238,9 +238,9 @@ Made = Callable[[int, str, Mapping[str, Any], str], MapOnShares]
 """A function that makes a map: of its number, kind, attributes and name."""
 
 
-def opened(edge: int, kind: str, fields: Mapping[str, Any], name: str) -> MapOnShares:
+def opened(edge: int, kind: str, options: Mapping[str, Any], name: str) -> MapOnShares:
     """Make a map without shares."""
-    return Opened(kind, fields, name)
+    return Opened(kind, options, name)
 
 
 def put_on_shares(
@@ -257,13 +257,13 @@ def put_on_shares(
     numbered = maps_of(edges, held or {})
     for name in edges:
         module = model.get_submodule(name)
-        fields: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         kind = "dense"
         if isinstance(maps := on_maps(module), nn.Conv2d):
             kind = "depthwise" if maps.groups > 1 else "conv"
-            fields = {"kernel": maps.kernel_size, "stride": maps.stride, "dilation": maps.dilation}
-            fields["padding"] = _padding(maps)
-        parts = [made(number, kind, fields, name) for number, (each, _) in numbered.items() if each == name]
+            options = {"kernel": maps.kernel_size, "stride": maps.stride, "dilation": maps.dilation}
+            options["padding"] = _padding(maps)
+        parts = [made(number, kind, options, name) for number, (each, _) in numbered.items() if each == name]
         neurons = [n for n in (held or {}).get(name, ()) if n]
         of = parts[0] if len(parts) == 1 else Divided(neurons, parts, depthwise=kind == "depthwise")
         module.forward = partial(_forward, model, module, module.forward, of)

@@ -27,9 +27,13 @@ class Choice(Together):
     def wait(self, group: int) -> None:
         """Let a group that has trained wait for the model."""
         self._waiting.add(group)
-        self.tick(0.0)
+        self._look()
 
     def tick(self, now: float) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Have the model chosen, once, if no group trains any more."""
         if self._asked or not self._waiting:
             return
         if all(index in self._waiting or group.phase in OVER for index, group in enumerate(self._groups)):
