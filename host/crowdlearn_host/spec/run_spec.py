@@ -29,6 +29,7 @@ from crowdlearn_host.privacy.dp.budget import Budget
 
 from .augment import AugmentSpec, check_no_noise
 from .crowd import CrowdSection
+from .effects import OF_RUNS, check_effects
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import RunPrivacySection
@@ -89,10 +90,6 @@ class GroupSection(Section):
         return self
 
 
-WAIT = 3.0
-"""The time for slow groups before a secure sum, as a multiple of that of the others, by default."""
-
-
 class SharingSection(SharedWeightsSection):
     """Sharing between groups, which wait for each other only if it is `secure` or `synchronous`. With the
     latter a run repeats exactly. Without it a secure sum for which enough groups have come waits for others
@@ -103,7 +100,7 @@ class SharingSection(SharedWeightsSection):
     """
 
     synchronous: bool = False
-    wait: float = Field(default=WAIT, ge=0, allow_inf_nan=False)
+    wait: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     audit: Literal["none", "norms", "losses"] = "norms"
 
 
@@ -281,13 +278,13 @@ class RunSpec(Description):
         return order == "secret" or (order == "auto" and self.device_data is not None)
 
     @model_validator(mode="after")
+    def _nothing_is_in_vain(self) -> Self:
+        check_effects(self, OF_RUNS)
+        return self
+
+    @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         if self.privacy.sums != "shares":
-            if self.privacy.owners:
-                raise ValueError(
-                    "privacy.owners keeps devices of one owner out of one triple of helpers: set "
-                    "privacy.sums = 'shares', or leave owners out"
-                )
             return self
         group, training = self.group, self.training
         whole = group.pieces >= 4 and group.pieces % 3 == 1
@@ -314,8 +311,6 @@ class RunSpec(Description):
         sharing = self.sharing
         check_no_noise(self.training.augment, private=self.privacy.private)
         sharing.check_sums(private=self.privacy.private)
-        if sharing.wait != WAIT and not sharing.secure:
-            raise ValueError("sharing.wait is for secure sums: set sharing.secure, or leave it out")
         if sharing.audit == "losses" and self.data is None:
             raise ValueError(
                 'sharing.audit = "losses" takes samples of the host: give data, or audit = "norms"'

@@ -40,8 +40,6 @@ class SharedWeightsSection(Section):
         """Raise ValueError if an option is of sums that are not asked for; `private` training is DP-SGD."""
         if self.noise is not None and not (self.secure and self.theta == 1):
             raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
-        if self.noise is None and self.clip != 1:
-            raise ValueError("sharing.clip bounds moves that get noise: set sharing.noise, or leave it out")
         if self.norm_bound is not None:
             all_weights, noise = self.secure and self.theta == 1, self.noise is not None
             check_norm_bound(all_weights=all_weights, noise=noise, private=private)

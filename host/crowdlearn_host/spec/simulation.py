@@ -16,6 +16,7 @@ from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
 
 from .augment import AugmentSpec, check_no_noise
+from .effects import OF_SIMULATIONS, check_effects
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import PrivacySection
@@ -126,6 +127,11 @@ class SimulationConfig(Description):
             raise ValueError(f"{self.pieces} pieces for groups of {self.group}; make groups larger")
         if self.devices % self.strategy.members(self.group):
             raise ValueError(f"{self.devices} devices do not form groups of {self.group}; choose a divisor")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_in_vain(self) -> SimulationConfig:
+        check_effects(self, OF_SIMULATIONS)
         return self
 
     @model_validator(mode="after")
