@@ -8,6 +8,7 @@ import pytest
 from crowdlearn_host.common.toml_files import Section, load_toml, parse_config
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.fleet import load_fleet
+from crowdlearn_host.runs.checks.preflight import check_ports
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulation import SimulationConfig
 from pydantic import BaseModel, Field
@@ -104,11 +105,17 @@ def test_keys_that_a_table_of_a_list_may_have_are_told(tmp_path: Path) -> None:
         load_fleet(tmp_path / "a.toml")
 
 
-@pytest.mark.parametrize("fleet", [{}, {"listen": "127.0.0.1:0", "joining": 1}, {"relays": 2}])
-def test_relays_of_a_cluster_need_their_number_and_a_port(fleet: dict[str, object]) -> None:
+@pytest.mark.parametrize("fleet", [{}, {"listen": "127.0.0.1:0", "joining": 1}])
+def test_relays_of_a_cluster_need_their_number(fleet: dict[str, object]) -> None:
     values = {"model": "mlp:64-12-10", "data": "digits", "fleet": {**fleet, "relay_engine": "ray"}}
-    with pytest.raises(ConfigError, match=r"'ray' needs relays \(how many\) and listen"):
+    with pytest.raises(ConfigError, match=r"'ray' needs relays \(how many\)"):
         parse_config(values, RunSpec, "the test")
+
+
+def test_relays_of_a_run_whose_devices_do_not_dial_in_are_refused() -> None:
+    values = {"model": "mlp:64-12-10", "data": "digits", "fleet": {"virtual": 3, "relays": 2}}
+    with pytest.raises(ConfigError, match=r"dial in; set fleet\.listen"):
+        check_ports(parse_config(values, RunSpec, "the test"))
 
 
 BEGUN: dict[type[Any], dict[str, Any]] = {

@@ -15,7 +15,7 @@ from crowdlearn_device.errors import WireError
 from . import wire_pb2 as pb
 from .fields import MOST_FIELDS, too_many
 
-VERSION = 17
+VERSION = 18
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame."""

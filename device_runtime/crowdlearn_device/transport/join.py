@@ -37,6 +37,8 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds between attempts to reach the host."""
 REFUSED = 1008
 """The WebSocket's close code for a device that is not welcome, for a reason that stays."""
+MOST_MOVES = 2
+"""The most times that a device is sent on in a row: by a service to a run, and by that to a relay."""
 
 
 async def join_host(
@@ -92,7 +94,7 @@ async def join_host(
             counted=use,
         )
 
-    relay = ""
+    target, moves = url, 0
     while not leaving.is_set():
         if battery is not None and (why := battery.low()):
             log.info("not joining: %s", why)
@@ -100,7 +102,6 @@ async def join_host(
                 watch.resting(why)
             await _wait(leaving, LAST_RETRY)
             continue
-        target, relay = relay or url, ""
         try:
             async with connect(
                 target, ssl=context, compression=None, max_size=MAX_FRAME, ping_interval=None, proxy=None
@@ -117,10 +118,11 @@ async def join_host(
                     log.info("finished: %s", member.finished)
                     if once:
                         return
-            if member.relay and target == url:  # a relay sends nobody on
-                relay = _relay(url, member.relay)
+            if member.relay and moves < MOST_MOVES:
+                target, moves = _relay(url, member.relay), moves + 1
                 continue
             if member.again:
+                target, moves = url, 0
                 log.info("no place at %s now, again in %.0f s", netloc, member.again)
                 await _wait(leaving, max(member.again, FIRST_RETRY))
                 continue
@@ -130,6 +132,7 @@ async def join_host(
                 log.info("%s is to be tried again: %s", netloc, ended.close_reason)
         except (OSError, WebSocketException) as error:
             log.info("%s cannot be reached (%s)", netloc, error)
+        target, moves = url, 0
         await retry.pause(leaving)
 
 

@@ -13,7 +13,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 from .cohort import Cohort
 from .jobs import Job
 
-GIVEN = ("phones", "virtual", "listen", "joining", "relays")
+GIVEN = ("phones", "virtual", "listen", "joining")
 """Settings of the fleet that a service makes itself."""
 
 
@@ -66,8 +66,11 @@ def named(spec: RunSpec) -> frozenset[str] | None:
 
 
 def for_devices(spec: RunSpec, seats: int, groups: int, listen: str) -> RunSpec:
-    """Return the description of a run with so many devices in so many groups, which connect at `listen`."""
-    fleet = spec.fleet.model_copy(update={"joining": seats, "listen": listen})
+    """Return the description of a run with so many devices in so many groups, which connect at `listen`. It
+    has no more relays than groups.
+    """
+    relays = min(spec.fleet.relays, groups)
+    fleet = spec.fleet.model_copy(update={"joining": seats, "listen": listen, "relays": relays})
     group = spec.group.model_copy(update={"groups": groups})
     return spec.model_copy(update={"fleet": fleet, "group": group})
 

@@ -24,7 +24,10 @@ from crowdlearn_host.spec.run_spec import RunSpec
 
 from .description import fleet_of
 
-REPORTED = frozenset({"listening", "left", "let_go", "evaluated", "paused", "note", "resliced", "compiled"})
+REPORTED = frozenset(
+    {"listening", "left", "let_go", "evaluated", "paused", "note", "resliced", "compiled"}
+    | {"relay_ended", "relay_failed"}
+)
 """Events that the service is told of as they are."""
 PROGRESS_SECONDS = 0.5
 """The seconds between two lines about mini-batches."""

@@ -189,8 +189,8 @@ class FleetSection(Section):
     """The devices of a run: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or
     `virtual` new ones; and with `listen` as many as are `joining` by dialling this computer there
     (docs/joining.md). What those send each other is relayed by `relays` processes of their own, each for some
-    of the groups; 0: by the one that runs the command. They run where `relay_engine` says: on this computer
-    ("local") or on the nodes of a Ray cluster ("ray").
+    of the groups; 0: by that of the run. They run where `relay_engine` says: on this computer ("local") or on
+    the nodes of a Ray cluster ("ray").
 
     A device whose battery falls to `lowest_battery` percent and is not charged leaves, and takes part again
     once it has more; -1 for never. A device that dials in decides that itself.
@@ -221,10 +221,8 @@ class FleetSection(Section):
     def _listens_for_somebody(self) -> Self:
         if (self.listen is None) != (self.joining == 0):
             raise ValueError("listen (HOST:PORT) and joining (how many devices) go together")
-        if self.relay_engine != "local" and not (self.relays and self.listen):
-            raise ValueError(
-                f"relay_engine {self.relay_engine!r} needs relays (how many) and listen (HOST:PORT)"
-            )
+        if self.relay_engine != "local" and not self.relays:
+            raise ValueError(f"relay_engine {self.relay_engine!r} needs relays (how many)")
         return self
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import numpy as np
+import psutil
 import pytest
 from crowdlearn_device.errors import CrowdlearnError
 from crowdlearn_device.program.executor import chosen
@@ -85,13 +86,20 @@ class Served:
         return self.process.wait(60)
 
 
-async def test_a_run_is_trained_by_devices_that_dial_in_also_if_the_service_is_killed(
+def relays_of(served: Served) -> list[psutil.Process]:
+    """The relay processes of a service's runs."""
+    below = psutil.Process(served.process.pid).children(recursive=True)
+    return [each for each in below if "crowdlearn_host.devices.relays.process" in each.cmdline()]
+
+
+async def test_a_run_is_trained_by_devices_that_dial_in_also_if_its_relay_or_the_service_is_killed(
     tmp_path, home, monkeypatch
 ):
+    """Devices are sent from the service to the run, and from there to the relay of their group."""
     monkeypatch.setattr("crowdlearn_device.transport.join.LAST_RETRY", 1.0)
     await asyncio.to_thread(chosen)  # imports what programs run on
     folder = tmp_path / "service"
-    spec, jobs = description(), Jobs(folder)
+    spec, jobs = description(fleet={"relays": 2}), Jobs(folder)
     check_served(spec)
     job = jobs.submit(spec.name, spec.to_toml())
     served = await asyncio.to_thread(Served, folder, home, 0)
@@ -113,10 +121,18 @@ async def test_a_run_is_trained_by_devices_that_dial_in_also_if_the_service_is_k
     ]
     try:
         async with asyncio.timeout(SECONDS):
-            while not (run := (await asyncio.to_thread(served.status))["runs"][0]).get("mini_batches"):
-                assert run["state"] in ("waiting", "running"), run
+            while not (told := (await asyncio.to_thread(served.status))["runs"][0]).get("mini_batches"):
+                assert told["state"] in ("waiting", "running"), told
                 await asyncio.sleep(0.2)
             while len(jobs.members(job.id)) < 3:  # two pieces, and a spare, which may come later
+                await asyncio.sleep(0.2)
+            (relay,) = relays_of(served)  # there is one group
+            relay.kill()
+            run = folder / "runs" / job.label
+            while '"relay_ended"' not in (run / "events.jsonl").read_text():
+                await asyncio.sleep(0.2)
+            before = len((run / "metrics.jsonl").read_text())
+            while len((run / "metrics.jsonl").read_text()) <= before:  # it goes on with another relay
                 await asyncio.sleep(0.2)
             served.end(signal.SIGKILL)
             assert jobs.job(job.id).state == "running"
@@ -127,8 +143,11 @@ async def test_a_run_is_trained_by_devices_that_dial_in_also_if_the_service_is_k
             assert (ended.state, ended.outcome[:13]) == ("done", "test accuracy"), ended.outcome
             while (await asyncio.to_thread(served.status))["devices_waiting"] < 3:  # for what comes next
                 await asyncio.sleep(0.2)
-        told = [json.loads(line) for line in (folder / "runs" / job.label / "metrics.jsonl").open()]
+        told = [json.loads(line) for line in (run / "metrics.jsonl").open()]
         assert {line["epoch"] for line in told if "epoch" in line} == {0, 1, 2}
+        boundaries = {line["boundary"] for line in told if "boundary" in line}
+        assert boundaries == set(range(1, max(boundaries) + 1))  # none was lost
+        assert "relay_ended" in (folder / "service.log").read_text()
         with urllib.request.urlopen(served.page + "metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         assert 'crowdlearn_runs{state="done"} 1' in lines
@@ -345,6 +364,7 @@ def test_a_fleet_that_only_counts_its_devices_is_refused(tmp_path):
     [
         ({"fleet": {"virtual": 3}}, "fleet.virtual: a service gives runs the devices"),
         ({"fleet": {"listen": "127.0.0.1:0", "joining": 3}}, "fleet.listen"),
+        ({"fleet": {"relay_engine": "ray"}}, "needs relays"),
         ({"group": {"plan": "plan.json"}}, "name a fleet by class as crowd.fleet"),
         ({"data": "/nowhere"}, "is not a folder"),
     ],

@@ -29,7 +29,14 @@ def check_start(config: RunSpec) -> None:
 
 
 def check_ports(config: RunSpec) -> None:
-    """See that the ports on which the host is to listen are free. Raises FleetError."""
+    """See that the ports on which the host is to listen are free, and that relays have one. Raises ConfigError
+    or FleetError.
+    """
+    if config.fleet.relays and config.fleet.listen is None:
+        raise ConfigError(
+            "fleet.relays carry between devices that dial in; set fleet.listen (HOST:PORT) and fleet.joining "
+            "(how many), or leave it out"
+        )
     for key, address in (("fleet.listen", config.fleet.listen), ("metrics.listen", config.metrics.listen)):
         if address is not None:
             check_port(address, key)
