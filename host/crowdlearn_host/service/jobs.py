@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ create table if not exists members (
     job integer not null, device text not null, let_go integer not null default 0,
     primary key (job, device)
 );
+create index if not exists members_by_device on members (device);
 create table if not exists devices (name text primary key, chosen real not null, runs integer not null);
 """
 
@@ -70,6 +71,8 @@ class Jobs:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise RunError(f"{folder} is not a folder; name the folder of a service") from error
+        except OSError as error:
+            raise RunError(f"{folder} cannot be made: {error.strerror}; name another folder") from error
         self.path = folder / FILE
         with self._open() as db:
             (version,) = db.execute("pragma user_version").fetchone()
@@ -80,6 +83,13 @@ class Jobs:
             db.execute("pragma journal_mode = wal")
             db.executescript(TABLES)
             db.execute(f"pragma user_version = {VERSION}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the database open while the context lasts, so that it can be read also if its disk is full."""
+        with closing(sqlite3.connect(self.path)) as db:
+            db.execute("select count(*) from jobs").fetchone()
+            yield
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -155,6 +165,12 @@ class Jobs:
         with self._open() as db:
             rows = db.execute("select device, let_go from members where job = ?", (job,))
             return {row["device"]: not row["let_go"] for row in rows}
+
+    def needs(self, jobs: Iterable[int], device: str) -> bool:
+        """Return whether one of these runs still needs a device."""
+        with self._open() as db:
+            of = db.execute("select job from members where device = ? and not let_go", (device,))
+            return not {row["job"] for row in of}.isdisjoint(jobs)
 
     def let_go(self, job: int, device: str) -> None:
         """Note that a run needs a device no more."""

@@ -78,15 +78,23 @@ class Visitor:
 
 
 class Reception:
-    """Devices that wait, by name. `on_change` is called when one has come or gone."""
+    """Devices that wait, by name. `on_change` is called when one has come or gone; `belongs` returns whether a
+    device is on its way to a run, for which there always is a place.
+    """
 
     def __init__(
-        self, home: Path, pace: Pace, on_change: Callable[[], None], most: int = MOST_WAITING
+        self,
+        home: Path,
+        pace: Pace,
+        on_change: Callable[[], None],
+        most: int = MOST_WAITING,
+        belongs: Callable[[str], bool] = lambda device: False,
     ) -> None:
         self.waiting: dict[str, Visitor] = {}
         self.refused = 0
         self._enrolment = Enrolment(home)
         self._home, self._pace, self._on_change, self._most = home, pace, on_change, most
+        self._belongs = belongs
 
     @asynccontextmanager
     async def open(self, address: str) -> AsyncIterator[int]:
@@ -129,7 +137,7 @@ class Reception:
         """Have a device wait until its connection ends."""
         if before := self.waiting.pop(visitor.name, None):
             before.hang_up()
-        if len(self.waiting) >= self._most:
+        if len(self.waiting) >= self._most and not self._belongs(visitor.name):
             await visitor.come_again(self._pace.again())
             return
         self.waiting[visitor.name] = visitor

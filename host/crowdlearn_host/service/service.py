@@ -18,7 +18,7 @@ from typing import Any
 from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.common.files import locked
-from crowdlearn_host.errors import ConfigError, HostError
+from crowdlearn_host.errors import ConfigError, HostError, RunError
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .cohort import Cohort
@@ -33,6 +33,8 @@ from .worker import FAILED
 
 LOOK_SECONDS = 1.0
 """The seconds between two looks at the queue, which other processes add to."""
+LOOKS_PART = 4
+"""The times as long as a look takes that pass before the next one: those at the queue take a fifth of a core."""
 ENROLLED_SECONDS = 5.0
 MOST_TRIES = 5
 """The most tries of a run whose process ends without a reason."""
@@ -67,7 +69,7 @@ class Service:
         self.lots = lots or random.Random()
         self.pace = Pace(self.lots)
         self._changed, self._closing = asyncio.Event(), asyncio.Event()
-        self.reception = Reception(home, self.pace, self._changed.set, most_waiting)
+        self.reception = Reception(home, self.pace, self._changed.set, most_waiting, self._belongs)
         self.running: dict[int, RunProcess] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._sending: set[asyncio.Task[None]] = set()
@@ -83,6 +85,7 @@ class Service:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(locked(self.folder))
+            stack.enter_context(self.jobs.held())
             self._host = listen.rpartition(":")[0]
             self.port = await stack.enter_async_context(self.reception.open(listen))
             for job in self.jobs.all("running"):
@@ -99,11 +102,22 @@ class Service:
                 await asyncio.gather(*(process.stop() for process in self.running.values()))
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    def _belongs(self, device: str) -> bool:
+        """Return whether a run under way needs a device."""
+        try:
+            return self.jobs.needs(self.running, device)
+        except RunError as error:
+            log.error("%s", error)
+            return True
+
     async def _look(self) -> None:
-        """Do what there is to do, whenever something has changed, and now and then."""
-        checked = time.monotonic()
+        """Do what there is to do, whenever something has changed, and now and then. With many devices a look
+        takes its time: then they are fewer.
+        """
+        checked, told = time.monotonic(), ""
         while True:
             self._changed.clear()
+            began = time.monotonic()
             try:
                 self._follow()
                 self._send_members()
@@ -111,14 +125,18 @@ class Service:
                 if time.monotonic() - checked >= ENROLLED_SECONDS:
                     checked = time.monotonic()
                     self.reception.check_enrolled()
+                told = ""
             except (HostError, OSError) as error:  # a full disk, a damaged file: what runs goes on
-                log.error("%s", error)
+                if str(error) != told:
+                    told = str(error)
+                    log.error("%s", error)
             except Exception:
                 log.exception("the queue could not be looked at; report it with this log")
+            took = time.monotonic() - began
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):  # wait_for may swallow a cancellation
                     await self._changed.wait()
-            await asyncio.sleep(0)
+            await asyncio.sleep(min(LOOKS_PART * took, LOOK_SECONDS))
 
     def _follow(self) -> None:
         """End runs that their users cancelled, and start those again whose processes have ended."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from crowdlearn_host.common.http import HERE, TEXT, Reply, listening, name_in
 from crowdlearn_host.coordinator.hub.exposition import labels, metric
-from crowdlearn_host.errors import FleetError
+from crowdlearn_host.errors import FleetError, RunError
 from crowdlearn_host.report.server import HEADERS, LOOPBACK
 
 from .jobs import Job
@@ -129,11 +129,14 @@ def _answer(service: Service, request: bytes) -> Reply:
         return Reply("403 Forbidden", TEXT, "this page is for this computer alone\n", HEADERS)
     if method != "GET":
         return Reply("405 Method Not Allowed", TEXT, "ask by GET\n", HEADERS)
-    match path.partition("?")[0]:
-        case "/":
-            return Reply("200 OK", "text/html; charset=utf-8", page(status(service)), HEADERS)
-        case "/status.json":
-            return Reply("200 OK", "application/json", json.dumps(status(service)), HEADERS)
-        case "/metrics":
-            return Reply("200 OK", TEXT, metrics(service), HEADERS)
+    try:
+        match path.partition("?")[0]:
+            case "/":
+                return Reply("200 OK", "text/html; charset=utf-8", page(status(service)), HEADERS)
+            case "/status.json":
+                return Reply("200 OK", "application/json", json.dumps(status(service)), HEADERS)
+            case "/metrics":
+                return Reply("200 OK", TEXT, metrics(service), HEADERS)
+    except RunError as error:  # a damaged queue, a disk that fails
+        return Reply("503 Service Unavailable", TEXT, f"{error}\n", HEADERS)
     return Reply("404 Not Found", TEXT, "there are /, /status.json and /metrics\n", HEADERS)

@@ -11,6 +11,9 @@ import pytest
 from crowdlearn_host.common import http
 from crowdlearn_host.coordinator.hub.exposition import exposed, exposition
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.service.process import RunProcess
+from crowdlearn_host.service.service import Service
+from crowdlearn_host.service.status import metrics
 
 from .test_strange_frames import envelope, hosted, next_envelope
 
@@ -52,6 +55,29 @@ async def test_joules_are_told_with_their_provenance(tmp_path: Path) -> None:
         told = '{device="phone \\"0\\"",purpose="compute",provenance="modelled"} 1.5'
         assert f"crowdlearn_joules_total{told}\n" in body
         assert "joules" not in exposition(host.server)
+
+
+async def test_prometheus_own_client_reads_what_a_run_and_a_service_tell(tmp_path: Path) -> None:
+    parser = pytest.importorskip("prometheus_client.parser", reason="prometheus_client is not installed")
+    odd = 'Ada\'s "phone"\\1, é{}'
+    async with hosted(tmp_path) as host:
+        body = exposition(host.server, lambda: [({"device": odd, "purpose": "compute"}, 1.5)])
+    service = Service(tmp_path / "service", tmp_path)
+    job = service.jobs.submit("digits", "")
+    service.running[job.id] = RunProcess(job, tmp_path, tmp_path, print)
+    for told in (body, metrics(service)):
+        families = list(parser.text_string_to_metric_families(told))
+        assert all(family.documentation and family.type in ("gauge", "counter") for family in families)
+        lines = [line for line in told.splitlines() if not line.startswith("#")]
+        assert sum(len(family.samples) for family in families) == len(lines)
+        assert len({family.name for family in families}) == len(families)
+        assert all(s.name.endswith("_total") == (f.type == "counter") for f in families for s in f.samples)
+        if told is body:
+            (joules,) = (family for family in families if family.name == "crowdlearn_joules")
+            assert joules.samples[0].labels["device"] == odd
+        else:
+            (epoch,) = (family for family in families if family.name == "crowdlearn_run_epoch")
+            assert epoch.samples[0].labels == {"run": "digits-1"}
 
 
 @pytest.mark.parametrize(

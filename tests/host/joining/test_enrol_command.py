@@ -15,7 +15,7 @@ from crowdlearn_device.security.device_list import list_of_link
 from crowdlearn_host.cli import build
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.devices.joining.enrolment import DAY_SECONDS, Enrolment
-from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.errors import ConfigError, FleetError
 from typer.testing import CliRunner
 
 SHOW = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
@@ -108,3 +108,21 @@ def test_tokens_are_listed_expire_and_are_revoked(home: Path) -> None:
     assert "name the devices" in str(run.invoke(build(["enrol"]), ["enrol"]).exception)
     assert state.stat().st_mode & 0o077 == 0
     assert (state / "enrolled.json").stat().st_mode & 0o077 == 0
+
+
+def test_many_devices_are_enrolled_by_one_write(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand took a thousand writes of all of them; of a name given twice the older token was printed."""
+    written: list[bytes] = []
+    monkeypatch.setattr(
+        "crowdlearn_host.devices.joining.enrolment.write_atomically",
+        lambda path, content, private: (written.append(content), path.write_bytes(content)),
+    )
+    names = ["phone-1", "phone-2", "phone-1"]
+    made = CliRunner().invoke(build(["enrol"]), ["enrol", "--json", *names])
+    rows = {row["device"]: row["token"] for row in json.loads(made.stdout)}
+    assert len(written) == 1
+    assert sorted(rows) == ["phone-1", "phone-2"]
+    assert all(Enrolment(home).admits(name, token) for name, token in rows.items())
+    refused = CliRunner().invoke(build(["enrol"]), ["enrol", "phone-3", ""])
+    assert isinstance(refused.exception, FleetError)
+    assert sorted(Enrolment(home).devices()) == ["phone-1", "phone-2"]

@@ -29,6 +29,17 @@ def test_a_run_has_its_devices_and_each_counts_its_runs(tmp_path):
     assert (begun.state, begun.groups, begun.seats, begun.description) == ("running", 1, 3, "begun")
 
 
+def test_a_device_is_needed_by_the_runs_that_have_not_let_it_go(tmp_path):
+    jobs = Jobs(tmp_path)
+    first, second = jobs.submit("a", ""), jobs.submit("b", "")
+    jobs.begin(first, 1, ["x", "y"], 2, "")
+    jobs.begin(second, 1, ["z"], 1, "")
+    jobs.let_go(first.id, "y")
+    assert [jobs.needs([first.id], device) for device in "xyz"] == [True, False, False]
+    assert jobs.needs([first.id, second.id], "z")
+    assert not jobs.needs([], "x")
+
+
 def test_what_has_ended_stays_as_it_is(tmp_path):
     jobs = Jobs(tmp_path)
     job = jobs.submit("a", "")

@@ -94,6 +94,22 @@ async def test_a_device_is_sent_to_a_run_at_another_port(tmp_path):
             await asyncio.wait_for(device, 30)
 
 
+async def test_a_device_is_sent_on_twice_in_a_row_and_not_for_ever(tmp_path, monkeypatch):
+    """By a service to a run, and by that to a relay; then it comes back."""
+    monkeypatch.setattr("crowdlearn_device.transport.join.FIRST_RETRY", 0.01)
+    async with a_crowd(tmp_path) as (crowd, url), AsyncExitStack() as stack:
+        others = [Reception(tmp_path, Pace(random.Random(0)), crowd.changes.set) for _ in range(3)]
+        ports = [await stack.enter_async_context(each.open("127.0.0.1:0")) for each in others]
+        device = crowd.device("phone-1", url)
+        for here, port in zip((crowd.reception, *others), ports, strict=False):
+            await crowd.until(lambda here=here: here.here("phone-1"))
+            await here.here("phone-1").go_to(port)
+        await crowd.until(lambda: crowd.reception.here("phone-1"))
+        assert not others[2].waiting
+        crowd.stopping.set()
+        await asyncio.wait_for(device, 30)
+
+
 async def test_where_there_is_no_place_a_device_is_told_when_to_come_again(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "crowdlearn")
     async with a_crowd(tmp_path, most=1) as (crowd, url):
@@ -109,6 +125,18 @@ async def test_where_there_is_no_place_a_device_is_told_when_to_come_again(tmp_p
         await crowd.until(lambda: "phone-2" in crowd.reception.waiting)
         crowd.stopping.set()
         await asyncio.wait_for(second, 30)
+
+
+async def test_a_device_of_a_run_has_a_place_also_if_all_are_taken(tmp_path):
+    """It was sent away for half a minute, and its run waited."""
+    async with a_crowd(tmp_path, most=1) as (crowd, url):
+        crowd.reception._belongs = {"phone-2"}.__contains__
+        devices = [crowd.device("phone-1", url)]
+        await crowd.until(lambda: "phone-1" in crowd.reception.waiting)
+        devices.append(crowd.device("phone-2", url))
+        await crowd.until(lambda: "phone-2" in crowd.reception.waiting)
+        crowd.stopping.set()
+        await asyncio.wait(devices, timeout=30)
 
 
 async def test_a_device_that_is_enrolled_no_more_is_hung_up_on(tmp_path):

@@ -374,6 +374,42 @@ def test_what_a_service_cannot_train_is_refused_when_it_is_submitted(changed, wh
         check_served(description(**changed))
 
 
+def test_a_service_that_is_not_there_is_told_and_not_made(tmp_path):
+    for words in (["--list"], ["--cancel", "1"]):
+        refused = CliRunner().invoke(build(["submit"]), ["submit", "--to", str(tmp_path / "typo"), *words])
+        assert "holds no service" in str(refused.exception)
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(RunError, match="cannot be made"):
+        Jobs(Path("/proc/service"))
+    huge = ["submit", "--to", str(tmp_path), "--cancel", "9" * 30]
+    assert CliRunner().invoke(build(["submit"]), huge).exit_code == 2
+
+
+async def test_a_queue_stays_open_while_its_service_runs(tmp_path, home):
+    """A database of this kind, opened anew, needs room even to be read: on a full disk it could not be."""
+    async with Service(tmp_path, home).open("127.0.0.1:0"):
+        assert (tmp_path / "service.db-shm").exists()
+
+
+async def test_a_queue_that_cannot_be_read_is_told_once_and_on_the_page(tmp_path, home, caplog):
+    """As on a full disk; a traceback a second was told, and the page stayed empty."""
+    service = Service(tmp_path, home)
+    async with service.open("127.0.0.1:0"), shown(service) as page:
+        (tmp_path / "service.db").rename(tmp_path / "kept.db")
+        (tmp_path / "service.db").mkdir()
+        for _ in range(2):
+            with pytest.raises(HTTPError, match="503"):
+                await asyncio.to_thread(urllib.request.urlopen, page + "status.json", timeout=30)
+            looked = service._changed
+            looked.set()
+            async with asyncio.timeout(SECONDS):
+                while looked.is_set():
+                    await asyncio.sleep(0.01)
+        assert caplog.text.count("cannot be used") == 1
+        (tmp_path / "service.db").rmdir()
+        (tmp_path / "kept.db").rename(tmp_path / "service.db")
+
+
 def test_a_model_that_does_not_take_the_data_is_refused_when_it_is_submitted(tmp_path):
     config = tmp_path / "run.toml"
     for model, why in (("mlp:63-16-10", "63"), ("mlp:64-16-9", "has a label 9")):

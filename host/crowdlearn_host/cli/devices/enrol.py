@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -57,7 +58,7 @@ def enrol(
         raise FleetError("name the devices to enrol, or give --list, or --revoke with a name")
     for device in revoke or ():
         enrolment.revoke(device)
-    rows = [_new(enrolment, device, address, days) for device in devices or ()]
+    rows = _enrolled(enrolment, devices, address, days) if devices else []
     known = _known(enrolment) if listed else []
     if svg is not None:
         for item in rows:
@@ -76,9 +77,16 @@ def enrol(
         console.print(line + (" (expired)" if row["expired"] else ""), highlight=False, markup=False)
 
 
-def _new(enrolment: Enrolment, device: str, address: str, days: int) -> dict[str, str]:
+def _enrolled(
+    enrolment: Enrolment, devices: Sequence[str], address: str, days: int
+) -> list[dict[str, str]]:
     _, pin = certificate(default_home())
-    token = enrolment.enrol(device, days)
+    tokens = enrolment.enrol_all(devices, days)
+    return [_joined_by(device, token, address, pin) for device, token in tokens.items()]
+
+
+def _joined_by(device: str, token: str, address: str, pin: str) -> dict[str, str]:
+    """Return what a device needs to join: the command, and the link of its QR code."""
     # A token, or a name, may begin with a dash: behind an equals sign it is none the less a value.
     join = ["crowdlearn-device", "join", f"wss://{address}", f"--name={device}", "--home=crowdlearn"]
     joining = shlex.join([*join, "--data=data", f"--token-file={TOKEN_FILE}", f"--pin={pin}"])

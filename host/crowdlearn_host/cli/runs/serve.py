@@ -84,6 +84,13 @@ class _Shown(logging.Handler):
         _show(self._console, printable(record.getMessage()))
 
 
+class _Kept(logging.handlers.RotatingFileHandler):
+    """The log's file. A line that cannot be written, as the disk is full, is on the terminal alone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on."""
+
+
 def _show(console: Console, text: str) -> None:
     """Print a line. A terminal that is gone, for which rich ends the program, ends no service."""
     with contextlib.suppress(OSError, SystemExit):
@@ -94,7 +101,7 @@ def _logged(folder: Path, console: Console) -> list[logging.Handler]:
     """Have what the service tells in its log, which stays short, and on the terminal; the handlers."""
     log = logging.getLogger("crowdlearn.service")
     log.setLevel(logging.INFO)
-    kept = logging.handlers.RotatingFileHandler(
+    kept = _Kept(
         folder / "service.log", maxBytes=LOG_BYTES, backupCount=LOGS, encoding="utf-8"
     )
     kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -7,7 +7,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,15 +40,24 @@ class Enrolment:
         self._read: tuple[tuple[int, int, int], dict[str, Enrolled]] | None = None
 
     def enrol(self, device: str, days: int = DAYS) -> str:
-        """Return a new token for `device`, good for so many days; one it had before is void. Raises
-        FleetError for an impossible name.
+        """Return a new token for `device`, as `enrol_all` does."""
+        return self.enrol_all([device], days)[device]
+
+    def enrol_all(self, devices: Sequence[str], days: int = DAYS) -> dict[str, str]:
+        """Return new tokens by device, good for so many days; those that they had before are void. Raises
+        FleetError for an impossible name; then none is enrolled.
         """
-        if not device or len(device) > 100 or not device.isprintable():
-            raise FleetError(f"{device[:100]!r} is no name for a device; give 1 to 100 printable characters")
-        token, now = secrets.token_urlsafe(24), self._now()
+        for device in devices:
+            if not device or len(device) > 100 or not device.isprintable():
+                raise FleetError(
+                    f"{device[:100]!r} is no name for a device; give 1 to 100 printable characters"
+                )
+        tokens, now = {device: secrets.token_urlsafe(24) for device in devices}, self._now()
+        until = now + days * DAY_SECONDS
         with turn(self._path):
-            self._write({**self.devices(), device: Enrolled(_hash(token), now, now + days * DAY_SECONDS)})
-        return token
+            fresh = {device: Enrolled(_hash(token), now, until) for device, token in tokens.items()}
+            self._write({**self.devices(), **fresh})
+        return tokens
 
     def revoke(self, device: str) -> None:
         """Let a device join no more. Raises FleetError if it is not enrolled."""

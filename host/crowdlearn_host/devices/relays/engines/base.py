@@ -8,10 +8,6 @@ from typing import ClassVar
 
 from ..channel import Channel, Kind
 
-START_SECONDS = 60.0
-"""The seconds in which a relay that was started has to listen."""
-
-
 class Running(ABC):
     """A relay that runs. `address` is where devices find it: HOST:PORT, or :PORT at the host that they have.
 
@@ -37,7 +33,7 @@ class Engine(ABC):
     async def start(self, host: str, home: Path | None) -> Running:
         """Start a relay that listens at `host`, with TLS by the certificate in `home` (None: without).
 
-        Raises FleetError if it does not listen within START_SECONDS.
+        Raises FleetError if it does not listen in time.
         """
 
 

@@ -23,8 +23,10 @@ from crowdlearn_host.devices.joining.certificate import FILE, certificate
 from crowdlearn_host.errors import FleetError
 
 from ..channel import Channel, Kind
-from .base import START_SECONDS, Engine, Running, port_of
+from .base import Engine, Running, port_of
 
+ACTOR_SECONDS = 180.0
+"""The seconds in which an actor has to listen: a node may have to be started, and a process on a busy one."""
 WORD_BYTES = 32
 WORD_SECONDS = 10.0
 """The time in which a connection shows its word, from its handshake on; that has as long."""
@@ -104,7 +106,7 @@ class Cluster(Engine):
         ray = await asyncio.to_thread(_joined)
         here, door, handle = ray.util.get_node_ip_address(), Door(home), None
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(ACTOR_SECONDS):
                 port = await door.open(here)
                 remote = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(_Relay)
                 handle = await asyncio.to_thread(remote.remote)
@@ -118,7 +120,10 @@ class Cluster(Engine):
                 await relay  # says why, if it says anything
             why = "it ended before it listened; its log has the reason"
         except TimeoutError:
-            why = "none listened within a minute; has a node a processor free, and crowdlearn installed?"
+            why = (
+                f"none listened within {ACTOR_SECONDS:.0f} s; has a node a processor free, and crowdlearn "
+                "installed?"
+            )
         except (ray.exceptions.RayError, OSError) as error:
             why = str(error).strip().splitlines()[-1]
         except asyncio.CancelledError:

@@ -12,7 +12,10 @@ from pathlib import Path
 from crowdlearn_host.errors import FleetError
 
 from ..channel import Channel
-from .base import START_SECONDS, Engine, Running, port_of
+from .base import Engine, Running, port_of
+
+START_SECONDS = 60.0
+"""The seconds in which a process that was started has to listen."""
 
 
 class Process(Running):
