@@ -35,6 +35,10 @@ class RunError(HostError):
     """A run folder is missing, damaged, or belongs to another configuration."""
 
 
+class DiskError(RunError):
+    """A run's disk is full, or does not do what it is asked. What is there is whole, and a run can go on."""
+
+
 class TrainingError(HostError):
     """An end of training before its time; the error states why and how to go on."""
 

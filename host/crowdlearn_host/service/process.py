@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .jobs import Job
-from .worker import FAILED, STOPPED
+from .worker import FAILED, HELD_UP, STOPPED
 
 LINE_BYTES = 1 << 20
 LAST_WORDS = 20
@@ -127,7 +127,7 @@ class RunProcess:
 
     def why(self, code: int) -> str:
         """Return why it ended with this exit code, if it did not end well."""
-        if code == FAILED and self.reason:
+        if code in (FAILED, HELD_UP) and self.reason:
             return self.reason
         if code == STOPPED and self.stopping:
             return "stopped"

@@ -78,8 +78,8 @@ class Visitor:
 
 
 class Reception:
-    """Devices that wait, by name. `on_change` is called when one has come or gone; `belongs` returns whether a
-    device is on its way to a run, for which there always is a place.
+    """Devices that wait, by name. `on_change` is called when one has come or gone. `belongs` returns whether
+    a device is on its way to a run: for that there always is a place.
     """
 
     def __init__(

@@ -29,17 +29,19 @@ from .process import RunProcess
 from .reception import MOST_WAITING, Reception, Visitor
 from .selection.base import Candidate
 from .selection.registry import SELECTIONS
-from .worker import FAILED
+from .worker import FAILED, HELD_UP
 
 LOOK_SECONDS = 1.0
 """The seconds between two looks at the queue, which other processes add to."""
 LOOKS_PART = 4
-"""The times as long as a look takes that pass before the next one: those at the queue take a fifth of a core."""
+"""After a look so many times as long as it took pass before the next: all of them take a fifth of a core."""
 ENROLLED_SECONDS = 5.0
 MOST_TRIES = 5
 """The most tries of a run whose process ends without a reason."""
 FIRST_PAUSE = 2.0
 """Seconds before that; twice as long each time."""
+DISK_SECONDS = 30.0
+"""The seconds before a run goes on whose disk was full, or failed otherwise."""
 
 log = logging.getLogger("crowdlearn.service")
 
@@ -272,6 +274,9 @@ class Service:
             elif code == FAILED:
                 self.jobs.end(job.id, "failed", process.why(code))
                 log.error("run %s failed: %s", job.label, process.why(code))
+            elif code == HELD_UP:
+                log.error("run %s is held up: %s", job.label, process.why(code))
+                await self._pause(DISK_SECONDS)
             elif not process.stopping and not self._closing.is_set():
                 tries = self.jobs.tried(job.id)
                 log.warning("run %s: %s", job.label, process.why(code))

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from crowdlearn_device.errors import CrowdlearnError
+from crowdlearn_device.platform.files import OF_THE_DISK
 
 from crowdlearn_host.emulator.processes.parent import die_with_parent
-from crowdlearn_host.errors import Interrupted
+from crowdlearn_host.errors import DiskError, Interrupted
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.session import Session
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -32,8 +33,8 @@ REPORTED = frozenset(
 PROGRESS_SECONDS = 0.5
 """The seconds between two lines about mini-batches."""
 PLANNING_SECONDS = 60.0
-FAILED, STOPPED = 1, 3
-"""Exit codes: the run cannot go on as it is; it was asked to stop and can."""
+FAILED, STOPPED, HELD_UP = 1, 3, 4
+"""Exit codes: the run cannot go on as it is; it was asked to stop and can; it can once its disk has room."""
 
 
 class Teller:
@@ -86,7 +87,8 @@ def main() -> None:
         sys.exit(STOPPED)
     except (CrowdlearnError, OSError) as error:
         teller.say("failed", {"reason": " ".join(str(error).split())})
-        sys.exit(FAILED)
+        of_disk = isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in OF_THE_DISK)
+        sys.exit(HELD_UP if of_disk else FAILED)
     tested = result.evaluation
     teller.say(
         "ended", {"accuracy": tested.accuracy if tested else None, "loss": tested.loss if tested else None}

@@ -24,9 +24,9 @@ from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.service.description import check_served, named
 from crowdlearn_host.service.jobs import Job, Jobs
 from crowdlearn_host.service.process import RunProcess
-from crowdlearn_host.service.service import Service
+from crowdlearn_host.service.service import MOST_TRIES, Service
 from crowdlearn_host.service.status import shown
-from crowdlearn_host.service.worker import planned_for
+from crowdlearn_host.service.worker import HELD_UP, planned_for
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
 
@@ -285,6 +285,32 @@ async def test_a_process_that_ends_as_if_it_was_asked_to_is_not_started_for_ever
     async with service.open("127.0.0.1:0"):
         ended = await until_ended(service, job)
     assert (ended.state, ended.outcome) == ("failed", "its process ended with exit code 3")
+
+
+async def test_a_run_whose_disk_is_full_goes_on_once_there_is_room(
+    tmp_path, home, worker, monkeypatch, caplog
+):
+    """It had failed for good, as its queue could still be written."""
+    monkeypatch.setattr("crowdlearn_host.service.service.DISK_SECONDS", 0.01)
+    service = Service(tmp_path, home)
+    job, room = begun(service), tmp_path / "room"
+    worker(f"""[ -e {room} ] && {{ {ENDED}; exit 0; }}
+        echo '{{"event": "failed", "reason": "run.db cannot be used: the disk is full"}}'; exit {HELD_UP}""")
+    async with asyncio.timeout(SECONDS), service.open("127.0.0.1:0"):
+        while caplog.text.count("held up: run.db cannot be used: the disk is full") < MOST_TRIES + 1:
+            await asyncio.sleep(0.05)
+        room.touch()
+        assert (await until_ended(service, job)).state == "done"
+    assert service.jobs.job(job.id).tries == 0
+
+
+def test_the_process_of_a_run_whose_disk_is_full_says_that_it_can_go_on(tmp_path, home):
+    (tmp_path / "run.toml").write_text(description(fleet={"listen": "127.0.0.1:0", "joining": 2}).to_toml())
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)  # a file that cannot be opened
+    words = ["-m", "crowdlearn_host.service.worker", "run.toml", "run", str(os.getpid())]
+    ended = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == HELD_UP, ended.stderr
+    assert "metrics.jsonl cannot be used" in json.loads(ended.stdout.splitlines()[-1])["reason"]
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -77,9 +77,7 @@ def enrol(
         console.print(line + (" (expired)" if row["expired"] else ""), highlight=False, markup=False)
 
 
-def _enrolled(
-    enrolment: Enrolment, devices: Sequence[str], address: str, days: int
-) -> list[dict[str, str]]:
+def _enrolled(enrolment: Enrolment, devices: Sequence[str], address: str, days: int) -> list[dict[str, str]]:
     _, pin = certificate(default_home())
     tokens = enrolment.enrol_all(devices, days)
     return [_joined_by(device, token, address, pin) for device, token in tokens.items()]

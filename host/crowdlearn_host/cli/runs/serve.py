@@ -101,9 +101,7 @@ def _logged(folder: Path, console: Console) -> list[logging.Handler]:
     """Have what the service tells in its log, which stays short, and on the terminal; the handlers."""
     log = logging.getLogger("crowdlearn.service")
     log.setLevel(logging.INFO)
-    kept = _Kept(
-        folder / "service.log", maxBytes=LOG_BYTES, backupCount=LOGS, encoding="utf-8"
-    )
+    kept = _Kept(folder / "service.log", maxBytes=LOG_BYTES, backupCount=LOGS, encoding="utf-8")
     kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers: list[logging.Handler] = [kept, _Shown(console)]
     for handler in handlers:

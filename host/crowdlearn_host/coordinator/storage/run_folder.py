@@ -36,7 +36,7 @@ from crowdlearn_device.security.known_peers import RUN_ID_BYTES
 
 from crowdlearn_host.common.files import appending, locked
 from crowdlearn_host.common.home import make_private
-from crowdlearn_host.errors import RunError
+from crowdlearn_host.errors import DiskError, RunError
 from crowdlearn_host.methods.slicenet.journal import Journal, Mark
 
 from .shared_model import SharedModel
@@ -150,7 +150,7 @@ class RunFolder:
 
     @contextmanager
     def _on_disk(self, name: str) -> Iterator[None]:
-        """Yield one thread's turn. Raises RunError, with what to do, if the disk does not do what it is
+        """Yield one thread's turn. Raises DiskError, with what to do, if the disk does not do what it is
         asked.
         """
         try:
@@ -158,7 +158,7 @@ class RunFolder:
                 yield
         except (OSError, sqlite3.OperationalError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or error
-            raise RunError(
+            raise DiskError(
                 f"{self.path / name} cannot be used: {why}; see that its disk has room and can be written, "
                 f"then go on with: crowdlearn train --resume {self.path}"
             ) from error

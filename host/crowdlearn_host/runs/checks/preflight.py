@@ -29,8 +29,9 @@ def check_start(config: RunSpec) -> None:
 
 
 def check_ports(config: RunSpec) -> None:
-    """See that the ports on which the host is to listen are free, and that relays have one. Raises ConfigError
-    or FleetError.
+    """See that the ports on which the host is to listen are free, and that relays have one.
+
+    Raises ConfigError or FleetError.
     """
     if config.fleet.relays and config.fleet.listen is None:
         raise ConfigError(

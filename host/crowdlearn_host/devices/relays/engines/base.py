@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ..channel import Channel, Kind
 
+
 class Running(ABC):
     """A relay that runs. `address` is where devices find it: HOST:PORT, or :PORT at the host that they have.
 
