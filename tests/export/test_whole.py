@@ -17,6 +17,7 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.protocol.targets import IGNORED
 from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.doctor.doctor import diagnose
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.dropping import LEAST
@@ -290,6 +291,61 @@ def test_what_drops_inside_of_functions_multiplies_by_factors() -> None:
     torch.testing.assert_close(trained, model.eval()(x))
     other, _ = graph.whole.run(x, arrays, [2 * ones[0], *ones[1:]], training=True)
     assert not torch.allclose(other, trained)
+
+
+class PositionsFirst(nn.Module):
+    """Layers as PyTorch has them by default, positions first, and rows of all samples one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(6, 2, 8, 0.1)
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.block(x.transpose(0, 1)).transpose(0, 1).reshape(-1, 6)
+        return self.head(self.drop(rows)).reshape(-1, *x.shape[1:2], 3).mean(1)
+
+
+@pytest.mark.parametrize("length", [4, 5, 7])
+def test_what_drops_has_samples_along_any_axis(length: int) -> None:
+    torch.manual_seed(0)
+    model = PositionsFirst()
+    graph = whole_graph(model, (length, 6))
+    assert graph.whole is not None
+    wanted = [((2, length, length), 0, 1), ((length, 6), 1, 1), ((length, 8), 1, 1), ((length, 6), 1, 1)]
+    found = [(drop.around, drop.axis, drop.times) for drop in graph.whole.drops]
+    assert found == [*wanted, ((6,), 0, length)]
+    x, state = torch.randn(3, length, 6), model.state_dict()
+    arrays = {each.name: state[each.name] for each in graph.whole.arrays}
+    factors = [torch.rand(3, *drop.shape) for drop in graph.whole.drops]
+    together, _ = graph.whole.run(x, arrays, factors, training=True)
+    for at in range(3):  # each sample is dropped by its own factors
+        alone, _ = graph.whole.run(x[at : at + 1], arrays, [f[at : at + 1] for f in factors], training=True)
+        torch.testing.assert_close(alone[0], together[at])
+    ones = [torch.ones_like(each) for each in factors]
+    kept, _ = graph.whole.run(x, arrays, ones, training=True)
+    torch.testing.assert_close(kept, model.eval()(x))
+
+
+def test_a_transformer_with_positions_first_and_dropout_compiles_to_pytorchs_gradients() -> None:
+    torch.manual_seed(0)
+    found = diagnose(PositionsFirst(), torch.randn(4, 5, 6))
+    assert found.gradient_error is not None, found.compiles
+    assert found.gradient_error < 1e-5
+
+
+class DroppedWeights(nn.Linear):
+    """DropConnect: the weights are dropped, for all samples alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, nn.functional.dropout(self.weight, 0.3, self.training), self.bias)
+
+
+def test_dropout_of_weights_is_refused_by_name() -> None:
+    with pytest.raises(
+        UnsupportedModule, match=r"shape \(3, 6\) for 5 samples is not of samples, as that of we"
+    ):
+        whole_graph(DroppedWeights(6, 3), (6,))
 
 
 @pytest.mark.parametrize("drop", [nn.AlphaDropout, nn.FeatureAlphaDropout])

@@ -10,16 +10,43 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from crowdlearn_export.errors import UnsupportedModule
+
 LEAST = -1.7580993408473766
 """The least value of SELU, to which AlphaDropout sets what it drops."""
 
 
 @dataclass(frozen=True)
-class Drop:
-    """A dropout: its probability, and the shape of one sample's factors."""
+class Call:
+    """A call that dropped, in a batch of `rows` samples: its probability, and the shape of what it dropped,
+    or, of whole `channels`, of the factors beside it.
+    """
 
     probability: float
-    shape: tuple[int, ...]
+    sizes: tuple[int, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A dropout: its probability, and how samples lie in the float32 that it drops. They have `times` rows
+    each along `axis`; `around` are the sizes of the other axes.
+    """
+
+    probability: float
+    around: tuple[int, ...]
+    axis: int = 0
+    times: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample's factors."""
+        return self.around if self.around and self.times == 1 else (self.times, *self.around)
+
+    def beside(self, factors: Tensor) -> Tensor:
+        """Return factors float32 [B, *shape] as they lie beside what is dropped."""
+        rows = factors.shape[0] if self.times == 1 else factors.shape[0] * self.times
+        return factors.reshape(rows, *self.around).movedim(0, self.axis)
 
 
 def scaled(x: Tensor, factors: Tensor, p: float) -> Tensor:
@@ -64,6 +91,29 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(each.values())
 
 
-def drop_of(probability: float, shape: Sequence[int], *, channels: bool) -> Drop:
-    """Return the dropout of activations [B, *shape]."""
-    return Drop(probability, (shape[0], *(1 for _ in shape[1:])) if channels else tuple(shape))
+def sizes_of(x: Tensor, *, channels: bool) -> tuple[int, ...]:
+    """Return the shape of the factors of x float32 [...]; of whole `channels`, later axes are 1."""
+    shape = tuple(x.shape)
+    return (*shape[:2], *(1 for _ in shape[2:])) if channels else shape
+
+
+def drop_of(call: Call, again: Call | None) -> Drop:
+    """Return the dropout of a call, by which axis is another one in a batch of another size: `again`. If that
+    is not known, samples lie along the first one, as they do if no axis is another one and it has one row.
+
+    Raises UnsupportedModule if what drops does not consist of the samples' own.
+    """
+    sizes = call.sizes
+    other = sizes if again is None else again.sizes
+    if len(other) == len(sizes):
+        axes = [at for at, pair in enumerate(zip(sizes, other, strict=True)) if pair[0] != pair[1]]
+        if again is None or (not axes and sizes and sizes[0] == 1):
+            return Drop(call.probability, sizes[1:])
+        if len(axes) == 1:
+            axis, times = axes[0], sizes[axes[0]] // call.rows
+            if (sizes[axis], other[axis]) == (times * call.rows, times * again.rows):
+                return Drop(call.probability, sizes[:axis] + sizes[axis + 1 :], axis, times)
+    raise UnsupportedModule(
+        f"a dropout of shape {sizes} for {call.rows} samples is not of samples, as that of weights; drop "
+        "activations, of which each sample has its own"
+    )

@@ -204,7 +204,7 @@ def _layers(
     last = []
     for number in range(num_layers):
         if number and between is not None:
-            x = between(x.transpose(0, 1)).transpose(0, 1)  # samples first: each drops for itself
+            x = between(x)
         found = []
         for way in range(ways):
             at = number * ways + way

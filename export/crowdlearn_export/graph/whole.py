@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from crowdlearn_export.errors import UnsupportedModule
 
 from .attention import attention, multi_head_attention
-from .dropping import DROPS, Drop, drop_of, given, normal
+from .dropping import DROPS, Call, Drop, given, normal, sizes_of
 from .key_biases import held_still
 from .plain import PLAIN
 from .recurrence import RECURRENT
@@ -101,7 +101,7 @@ class Whole:
                 self.model.eval()
             state = {**given, **counters}  # where the call leaves buffers that it put others in place of
             dropped = factors if training else None
-            with within(given, dropped) if within else Dropping(dropped):
+            with within(given, dropped) if within else Dropping(dropped, self.drops):
                 scores = torch.func.functional_call(self.model, state, (samples,))
         finally:
             for module, mode in modes:
@@ -118,14 +118,17 @@ def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
 class Dropping(TorchFunctionMode):
     """A mode that runs a model in operators that the compiler has, and drops by factors, call by call.
 
-    With None, nothing is dropped. `drops` are the calls so far. Raises UnsupportedModule for dropout of
-    everything.
+    With None, nothing is dropped. `drops` are those of the calls, in their order; a mode that `learns` them
+    from a batch of so many samples keeps its `calls`. Raises UnsupportedModule for dropout of everything.
     """
 
-    def __init__(self, factors: Sequence[Tensor] | None = None, *, learns: bool = False) -> None:
+    def __init__(
+        self, factors: Sequence[Tensor] | None = None, drops: Sequence[Drop] = (), *, learns: int = 0
+    ) -> None:
         super().__init__()
-        self._factors, self._learns = factors, learns
-        self.drops: list[Drop] = []
+        self._due = None if factors is None else iter(zip(factors, drops, strict=True))
+        self._learns = learns
+        self.calls: list[Call] = []
         self._unmoved = Unmoved()
 
     def __torch_function__(
@@ -176,13 +179,13 @@ class Dropping(TorchFunctionMode):
     def _dropped(
         self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
-        if not training or not p or (self._factors is None and not self._learns):
+        if not training or not p or (self._due is None and not self._learns):
             return x
         if p >= 1:
             raise UnsupportedModule("a dropout drops everything; use p below 1")
         by_factors, channels = DROPS[func]
-        self.drops.append(drop_of(p, x.shape[1:], channels=channels))
-        if self._factors is None:
+        if self._due is None:
+            self.calls.append(Call(p, sizes_of(x, channels=channels), self._learns))
             return x
-        factors = self._factors[len(self.drops) - 1]
-        return by_factors(x, factors.reshape(factors.shape[0], *self.drops[-1].shape), p)
+        factors, drop = next(self._due)
+        return by_factors(x, drop.beside(factors), p)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
@@ -13,7 +13,7 @@ from crowdlearn_device.protocol.schedule import dropout_mask
 from torch import Tensor, nn
 
 from crowdlearn_export.errors import LoweringError
-from crowdlearn_export.graph.dropping import DROPS, Drop, drop_of
+from crowdlearn_export.graph.dropping import DROPS, Call, Drop, drop_of, sizes_of
 
 FUNCTIONS = {
     nn.Dropout: F.dropout,
@@ -42,7 +42,8 @@ def masks(dropped: Mapping[str, Drop], rows: int, *, seed: int, step: int) -> li
 def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Drop]]:
     """Return a copy of the model whose active dropouts drop by a buffer `<name>.factors`, and what they are.
 
-    Raises LoweringError for a dropout of a kind of its own, or one that is called more than once.
+    Raises LoweringError for a dropout of a kind of its own, or one that is called more than once. Raises
+    UnsupportedModule for one of what is not of samples.
     Factors are float32 [B, ...].
     """
     active = {
@@ -54,41 +55,56 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
         if type(module) not in FUNCTIONS or module.p >= 1:
             raise LoweringError(f"{name} ({type(module).__name__}): use Dropout or Dropout2d with p below 1")
     replaced = copy.deepcopy(model)
-    shapes = _shapes(model, inputs, active) if active else {}
+    calls = _calls(model, inputs, active) if active else {}
+    others = _others(model, inputs, active) if active else {}
     dropped = {}
     for name, module in active.items():
-        if len(shapes[name]) > 1:
-            raise LoweringError(f"{name} is called {len(shapes[name])} times; give each a dropout of its own")
-        if shapes[name]:
-            (shape,) = shapes[name]
-            by_factors, channels = DROPS[FUNCTIONS[type(module)]]
-            dropped[name] = drop_of(module.p, shape, channels=channels)
-            replaced.set_submodule(name, _Dropping(by_factors, module.p))
+        if len(calls[name]) > 1:
+            raise LoweringError(f"{name} is called {len(calls[name])} times; give each a dropout of its own")
+        if calls[name]:
+            dropped[name] = drop_of(calls[name][0], others[name][0] if others.get(name) else None)
+            replaced.set_submodule(name, _Dropping(DROPS[FUNCTIONS[type(module)]][0], dropped[name]))
     return replaced, dropped
 
 
-def _shapes(model: nn.Module, inputs: Tensor, names: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
-    """Return what the submodules at `names` are given, sample by sample."""
+def _calls(
+    model: nn.Module, inputs: Tensor, active: Mapping[str, nn.modules.dropout._DropoutNd]
+) -> dict[str, list[Call]]:
+    """Return the calls of the submodules in `active`, for samples [B, ...]."""
     watched = copy.deepcopy(model)
-    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
-    for name, found in shapes.items():
+    calls: dict[str, list[Call]] = {name: [] for name in active}
+    for name, module in active.items():
+        channels = DROPS[FUNCTIONS[type(module)]][1]
 
-        def see(_: nn.Module, given: tuple[Tensor, ...], found: list[tuple[int, ...]] = found) -> None:
-            found.append(tuple(given[0].shape[1:]))
+        def see(_: nn.Module, given: tuple[Tensor, ...], at: str = name, channels: bool = channels) -> None:
+            sizes = sizes_of(given[0], channels=channels)
+            calls[at].append(Call(active[at].p, sizes, len(inputs)))
 
         watched.get_submodule(name).register_forward_pre_hook(see)
     with torch.no_grad():
         watched(inputs)
-    return shapes
+    return calls
+
+
+def _others(
+    model: nn.Module, inputs: Tensor, active: Mapping[str, nn.modules.dropout._DropoutNd]
+) -> dict[str, list[Call]]:
+    """Return the calls for one sample more; none if the model fixes the size of the batch."""
+    try:
+        return _calls(model, torch.cat([inputs, inputs[:1]]), active)
+    except Exception:  # models fail in as many ways as there are
+        return {}
 
 
 class _Dropping(nn.Module):
     """A module that drops by factors that the step is given."""
 
-    def __init__(self, by_factors: Callable[..., Tensor], probability: float) -> None:
+    def __init__(self, by_factors: Callable[..., Tensor], drop: Drop) -> None:
         super().__init__()
-        self._by_factors, self._probability = by_factors, probability
+        self._by_factors, self._drop = by_factors, drop
         self.register_buffer(FACTORS, torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._by_factors(x, self.get_buffer(FACTORS), self._probability)
+        given = self.get_buffer(FACTORS)
+        factors = self._drop.beside(given) if given.dim() else given  # else nothing is given, and all stays
+        return self._by_factors(x, factors, self._drop.probability)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from crowdlearn_export.errors import UnsupportedModule
-from crowdlearn_export.graph.dropping import Drop
+from crowdlearn_export.graph.dropping import Call, Drop, drop_of
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.graph.key_biases import KeyBiases
 from crowdlearn_export.graph.neuron_graph import Edge, Layer, LocalOp, NeuronGraph, check_graph
@@ -27,8 +27,8 @@ from .copies import copied
 from .evaluation import Watch, check_evaluation
 from .unchanging import check_unchanging
 
-ROWS = 5
-"""The size of the batch that is traced: unlike most other sizes."""
+ROWS, OTHER_ROWS = 5, 7
+"""The size of the batch that is traced, unlike most other sizes, and another one."""
 WHOLE_NUMBERS = (torch.tensor(0), torch.tensor(1))
 """Numbers that samples may consist of: every embedding has 0, and not all padding is 1."""
 
@@ -106,14 +106,33 @@ def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop], dict[str, t
     """Return scores of a batch in training, what is dropped, and the rows of biases that stay."""
     tried = copy.deepcopy(model)
     keys = KeyBiases(dict(tried.named_parameters()))
-    with torch.no_grad(), Dropping(learns=True) as dropping, Watch(tried) as watch, keys:
+    with torch.no_grad(), Dropping(learns=len(x)) as dropping, Watch(tried) as watch, keys:
         scores: Tensor = tried(x)
     if watch.drawn:
         raise UnsupportedModule(
             f"{watch.drawn} draws random numbers while it trains, and a program holds none but those of "
             "dropout and of bernoulli_ for each sample; give noise as a part of the samples, or leave it out"
         )
-    return scores, dropping.drops, keys.still(scores)
+    return scores, _drops(model, x, dropping.calls), keys.still(scores)
+
+
+def _drops(model: nn.Module, x: Tensor, calls: Sequence[Call]) -> list[Drop]:
+    """Return what is dropped in `calls` of a model by samples `x`: another batch shows along which axes
+    samples lie.
+    """
+    if not calls:
+        return []
+    with torch.no_grad(), Dropping(learns=OTHER_ROWS) as dropping:
+        try:
+            copy.deepcopy(model)(x.new_zeros(OTHER_ROWS, *x.shape[1:]))
+        except Exception:  # models fail in as many ways as there are; this one fixes the batch
+            return [drop_of(call, None) for call in calls]
+    if len(dropping.calls) != len(calls):
+        raise UnsupportedModule(
+            f"dropouts are {len(calls)} for {len(x)} samples and {len(dropping.calls)} for {OTHER_ROWS}; a "
+            "forward must do the same for every batch"
+        )
+    return [drop_of(*pair) for pair in zip(calls, dropping.calls, strict=True)]
 
 
 def _arrays(model: nn.Module, x: Tensor) -> list[Array]:

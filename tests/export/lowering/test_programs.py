@@ -219,6 +219,32 @@ def test_a_convolution_without_padding_may_say_so_in_words():
     assert_compiles(lambda x, w: F.conv2d(x, w, padding="valid", stride=(2, 1)).flatten(1), [x, w])
 
 
+class PositionsFirst(nn.Module):
+    """Dropout of activations [L, B, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.last = nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.drop(self.first(x.transpose(0, 1))).mean(0))
+
+
+def test_train_step_drops_along_the_axis_of_samples():
+    torch.manual_seed(0)
+    model, x, y = PositionsFirst(), torch.randn(4, 4, 3), torch.tensor([0, 1, 1, 0])
+    step = train_step(model, F.cross_entropy, x, y)
+    (drop,) = step.dropped.values()
+    assert (drop.shape, drop.axis) == ((4, 4), 1)
+    (factors,) = masks(step.dropped, 4, seed=3, step=0)
+    hidden = model.first(x) * torch.from_numpy(factors)
+    loss = F.cross_entropy(model.last(hidden.mean(1)), y)
+    state = [t.numpy().copy() for t in step.state.values()]
+    executor = ExecuTorchExecutor(compile_program([step.method], max_batch=4).pte)
+    found = executor.run("train_step", [*state, x.numpy(), y.numpy(), np.array(1, np.float32), factors])
+    np.testing.assert_allclose(found[0], loss.item(), rtol=1e-5)
+
+
 class OwnDropout(nn.Dropout):
     pass
 

@@ -72,7 +72,7 @@ def norms(
 
     def forward(*taps: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
         def within(given: Mapping[str, Tensor], factors: Sequence[Tensor] | None) -> Tracking:
-            modes.append(Tracking(_learning(whole, given), factors, 0, plan.spots, taps))
+            modes.append(Tracking(_learning(whole, given), factors, whole.drops, 0, plan.spots, taps))
             return modes[-1]
 
         scores, _ = whole.run(samples, arrays, factors, training=True, within=within)
@@ -109,7 +109,7 @@ def _planned(whole: Whole, sample: tuple[int, ...]) -> Plan:
     modes: list[Tracking] = []
 
     def within(given: Mapping[str, Tensor], factors: Sequence[Tensor] | None) -> Tracking:
-        modes.append(Tracking(_learning(whole, given), factors, rows))
+        modes.append(Tracking(_learning(whole, given), factors, whole.drops, rows))
         return modes[-1]
 
     try:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crowdlearn_export.graph.attention import multi_head_attention
-from crowdlearn_export.graph.dropping import tensors_in
+from crowdlearn_export.graph.dropping import Drop, tensors_in
 from crowdlearn_export.graph.whole import Dropping
 
 from .apart import Batch, batch_of
@@ -74,11 +74,12 @@ class Tracking(Dropping):
         self,
         arrays: Mapping[str, Tensor],
         factors: Sequence[Tensor] | None,
+        drops: Sequence[Drop],
         batch: int,
         spots: Sequence[Spot] = (),
         taps: Sequence[Tensor] = (),
     ) -> None:
-        super().__init__(factors)
+        super().__init__(factors, drops)
         self._batch, self._taps, self._given = batch, taps, spots
         self.refused = ""
         self.spots: list[Spot] = []
