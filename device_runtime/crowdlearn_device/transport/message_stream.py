@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from asyncio.sslproto import SSLProtocol
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -37,6 +38,8 @@ TOGETHER_BYTES, TOGETHER_UNDER_TLS = 14 << 10, 7 << 10
 """Short messages that are handed to the system together: others may overtake what is behind them."""
 UNSENT_BYTES = 16 << 10
 """The most bytes that are handed to the system: what lies there cannot be overtaken any more."""
+READ_UNDER_TLS = 64 << 10
+"""The bytes that are read at a time from a connection under TLS. asyncio keeps room for 256 kB of each."""
 PING_SECONDS, PONG_SECONDS = 20.0, 60.0
 """A connection on which nothing came for so long is asked, and given up when nothing comes then."""
 
@@ -465,11 +468,14 @@ def _ignore(data: bytes) -> None:
 
 
 def taken_over(
-    connection: Connection, handler: Handler, transport: asyncio.Transport | None = None
+    connection: Connection,
+    handler: Handler,
+    transport: asyncio.Transport | None = None,
+    reads: int = READ_UNDER_TLS,
 ) -> MessageStream:
     """Go on with a library's connection: what has come, and was not read, is given to `handler` once the
     caller waits, and whatever comes from now on; over another `transport` to the same peer, where one is
-    given.
+    given. Under TLS `reads` bytes are read at a time.
 
     Raises ValueError if the connection compresses.
     """
@@ -486,6 +492,7 @@ def taken_over(
         stream = MessageStream(transport, handler, client=client)
         connection.transport.abort()
     transport.set_protocol(stream)
+    _read_little(transport, reads)
     # The library would write its closing frame at once, also between the bytes of a message.
     connection.close = stream.close  # type: ignore[method-assign]
     if transport.is_closing() or connection.protocol.state is not State.OPEN:
@@ -498,6 +505,16 @@ def taken_over(
         stream.on_lost = lambda error: None
         loop.call_soon(stream.connection_lost, None)  # the library was told, and nobody will be again
     return stream
+
+
+def _read_little(transport: asyncio.Transport, most: int) -> None:
+    """Keep room for no more than so many bytes that come under TLS: there may be thousands of connections."""
+    under_tls: Any = getattr(transport, "_ssl_protocol", None)
+    usual = isinstance(getattr(transport, "_ssl_protocol", None), SSLProtocol)  # and not another loop's
+    if usual and hasattr(under_tls, "_ssl_buffer_view"):
+        under_tls.max_size = most
+        under_tls._ssl_buffer = bytearray(most)
+        under_tls._ssl_buffer_view = memoryview(under_tls._ssl_buffer)
 
 
 def _queue_little(transport: asyncio.Transport) -> None:

@@ -31,6 +31,8 @@ from .pace import Pace
 
 MOST_WAITING = 10_000
 """Devices that may wait connected; the others are told when to come again."""
+READ_BYTES = 4 << 10
+"""The bytes that are read at a time of a device that waits: it has next to nothing to send."""
 FULL = 100
 """Percent."""
 
@@ -105,7 +107,7 @@ class Reception:
         strangers, binding = Strangers(), bound_to_pin(pin)
 
         async def handle(connection: ServerConnection) -> None:
-            arrival = Dialled(connection)
+            arrival = Dialled(connection, reads=READ_BYTES)
             try:
                 hello = await self._introduced(arrival, binding)
             except FleetError as error:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from crowdlearn_device.transport.large_message import LargeMessage
-from crowdlearn_device.transport.message_stream import Handler, MessageStream, taken_over
+from crowdlearn_device.transport.message_stream import READ_UNDER_TLS, Handler, MessageStream, taken_over
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
@@ -68,7 +68,7 @@ class Arrival(ABC):
 
 class Dialled(Arrival):
     """A WebSocket of this process. `carrier` gives another transport to the device, if there is one that
-    costs less than the connection's.
+    costs less than the connection's. Under TLS `reads` bytes are read at a time.
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class Dialled(Arrival):
         *,
         may_move: bool = False,
         carrier: Callable[[], asyncio.Transport | None] = lambda: None,
+        reads: int = READ_UNDER_TLS,
     ) -> None:
-        self._connection, self._carrier = connection, carrier
+        self._connection, self._carrier, self._reads = connection, carrier, reads
         self.may_move = may_move
 
     async def recv(self) -> bytes | str:
@@ -94,7 +95,7 @@ class Dialled(Arrival):
             raise SilentDevice(f"a device hung up: {error}") from error
 
     def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> MessageStream:
-        stream = taken_over(self._connection, handler, self._carrier())
+        stream = taken_over(self._connection, handler, self._carrier(), self._reads)
         stream.admit = admit
         return stream
 
