@@ -13,6 +13,7 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.replay import Arrays, replay_arrays
 from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.graph.freezing import hold_frozen
+from crowdlearn_export.graph.neuron_graph import FrozenAs
 from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.program.inference import inference_stage
 from crowdlearn_export.stages.piece_stages import piece_stages
@@ -124,12 +125,13 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "plain": (plain, (12,)),
 }
 """Networks of which a step is the only method."""
-HALVES = "halves"
+NARROW: dict[str, FrozenAs] = {"halves": "float16", "codes": "int8"}
+"""Networks whose frozen weights are held in fewer bytes, by name."""
 
 
-def programs(names: Sequence[str] = (*SHAPES, "transformer", HALVES)) -> Iterator[Program]:
+def programs(names: Sequence[str] = (*SHAPES, "transformer", *NARROW)) -> Iterator[Program]:
     """For each sliced network its pieces, the whole, and its prediction; for those of STEPS a step; and a
-    whole network whose frozen weights are float16.
+    whole network for each type of NARROW.
     """
     for name in names:
         torch.manual_seed(0)
@@ -147,9 +149,9 @@ def programs(names: Sequence[str] = (*SHAPES, "transformer", HALVES)) -> Iterato
             )
             yield _program(name, [method])
             continue
-        if name == HALVES:
+        if name in NARROW:
             model = resting()
-            graph = hold_frozen(neuron_graph(model, torch.randn(BATCH, 12)), model, "float16")
+            graph = hold_frozen(neuron_graph(model, torch.randn(BATCH, 12)), model, NARROW[name])
             whole = piece_stages(graph, [layer.neurons for layer in graph.layers], SGD)
             yield _program(name, [stage.method for stage in whole])
             continue

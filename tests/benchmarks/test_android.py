@@ -17,7 +17,7 @@ from benchmarks.android.library import (
     fetch_package,
     for_glibc,
 )
-from benchmarks.android.programs import HALVES, SHAPES, Program, programs
+from benchmarks.android.programs import NARROW, SHAPES, Program, programs
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def libraries(android_cache: Path) -> list[AndroidLibrary]:
         pytest.skip(str(reason))
 
 
-@pytest.mark.parametrize("network", [*SHAPES, "transformer", HALVES])
+@pytest.mark.parametrize("network", [*SHAPES, "transformer", *NARROW])
 def test_androids_own_libraries_give_what_the_python_runtime_gives(
     network: str, libraries: list[AndroidLibrary]
 ) -> None:

@@ -8,6 +8,7 @@ from crowdlearn_device.errors import StateError, WireError
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import encode_tensor
 from crowdlearn_device.state.on_disk import StateStore, StoredState
 from crowdlearn_device.state.piece_state import PartialState, PieceState
 from hypothesis import given
@@ -24,6 +25,8 @@ MANIFEST = Manifest(
         ArraySpec("w", 0, (3,), True),
         ArraySpec("mean", 0, (), False),
         ArraySpec("b", 2, (), True),
+        ArraySpec("half", 0, (2,), False, frozen=True, dtype="float16"),
+        ArraySpec("code", 2, (4,), False, frozen=True, dtype="int8"),
     ),
     methods=(),
 )
@@ -35,14 +38,16 @@ def state(seed: int = 0) -> PieceState:
     trained = lambda name, *shape: {  # noqa: E731
         f"{kind}/{name}": draw(*shape) for kind in ("value", "momentum", "gradient")
     }
-    return PieceState(NEURONS, {0: {**trained("w", 3, 3), "value/mean": draw(3)}, 2: trained("b", 1)})
+    first = {**trained("w", 3, 3), "value/mean": draw(3), "value/half": np.float16(draw(3, 2))}
+    codes = rng.integers(-127, 128, (1, 4), np.int8)
+    return PieceState(NEURONS, {0: first, 2: {**trained("b", 1), "value/code": codes}})
 
 
 def equal(a: PieceState | StoredState, b: PieceState) -> bool:
     pairs = [
         (a.layers[layer][name][:], x) for layer, arrays in b.layers.items() for name, x in arrays.items()
     ]
-    return a.neurons == b.neurons and all(np.array_equal(x, y) for x, y in pairs)
+    return a.neurons == b.neurons and all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in pairs)
 
 
 def test_a_state_comes_back_from_its_bytes():
@@ -60,7 +65,7 @@ def test_a_damaged_state_is_refused(position, flip):
 @given(st.binary(max_size=100))
 def test_any_bytes_are_refused(data):
     with pytest.raises(StateError):
-        PieceState.from_bytes(b"CLSTATE1" + data)
+        PieceState.from_bytes(b"CLSTATE2" + data)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255), st.integers(-40, 2))
@@ -86,6 +91,8 @@ def test_a_state_on_disk_is_given_in_the_same_parts_as_one_in_memory(tmp_path):
         "value/w",
         "value/mean",
         "value/b",
+        "value/half",
+        "value/code",
     }
     with pytest.raises(StateError, match="asked for"):
         [*stored.parts(0, (1, 3))]
@@ -97,8 +104,8 @@ def test_a_state_on_disk_is_given_in_the_same_parts_as_one_in_memory(tmp_path):
 )
 def test_a_sealed_state_whose_arrays_are_not_of_its_neurons_is_refused(tmp_path, neurons, shape):
     """Whoever sealed it also wrote the hash."""
-    text = json.dumps({"neurons": neurons, "arrays": [[0, "value/w", shape]]}).encode()
-    content = b"CLSTATE1" + struct.pack("<I", len(text)) + text + bytes(8)
+    text = json.dumps({"neurons": neurons, "arrays": [[0, "value/w", shape, "float32"]]}).encode()
+    content = b"CLSTATE2" + struct.pack("<I", len(text)) + text + bytes(8)
     whole = content + hashlib.sha256(content).digest()
     with pytest.raises(StateError, match="damaged"):
         PieceState.from_bytes(whole)
@@ -115,6 +122,16 @@ def test_a_state_moves_in_parts_of_any_order():
         assert not partial.complete
         partial.add(pb.StatePart.FromString(part.SerializeToString()))
     assert equal(partial.finish(), whole)
+
+
+@pytest.mark.parametrize("value", [0.5, 128.0, -3e38])
+def test_codes_that_are_none_are_refused(value: float) -> None:
+    partial = PartialState(MANIFEST, NEURONS, rank=True)
+    (part,) = state().parts(2, (1, 2))
+    (named,) = (each for each in part.arrays if each.name == "value/code")
+    named.values.CopyFrom(encode_tensor(np.full((1, 4), value, np.float32)))
+    with pytest.raises(WireError, match="value/code holds values that are no whole numbers"):
+        partial.add(part)
 
 
 def test_parts_that_are_not_due_are_refused():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.sizes import websocket_bytes
+from crowdlearn_export.graph.freezing import hold_frozen
 from crowdlearn_export.graph.weights import state_of
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.coordinator.hub.server import Server
@@ -70,8 +71,18 @@ def simulated(
     ("size", "sharing", "training", "model"),
     [
         (2, CHOSEN, TRAINING, MODEL),
-        (3, {**CHOSEN, "every": 2}, {**TRAINING, "epochs": 2, "schedule": "cosine"}, FROZEN),
-        (2, RENEWED, {**TRAINING, "momentum": 0.0, "learning_rate": 0.2, "schedule": "linear"}, FROZEN),
+        (
+            3,
+            {**CHOSEN, "every": 2},
+            {**TRAINING, "epochs": 2, "schedule": "cosine", "frozen": "int8"},
+            FROZEN,
+        ),
+        (
+            2,
+            RENEWED,
+            {**TRAINING, "momentum": 0.0, "learning_rate": 0.2, "schedule": "linear", "frozen": "float16"},
+            FROZEN,
+        ),
     ],
     ids=["every epoch", "every two of three passes", "every pass, and nothing shuffles"],
 )
@@ -85,7 +96,8 @@ async def test_real_groups_end_with_the_simulated_weights(
     assert len([1 for event, _ in events if event == "shared"]) == 2 * len(state.records)
 
     first = build_model(model, 0)
-    graph = neuron_graph(first, torch.zeros(2, 64), model)
+    narrow = training.get("frozen", "float32")
+    graph = hold_frozen(neuron_graph(first, torch.zeros(2, 64), model), first, narrow)
     trained = flatten(state_of(graph, server.shared.model(), first.state_dict()))
     assert float(np.abs(trained - expected).max()) <= 1e-4 * float(np.abs(expected).max())
     assert np.array_equal(trained[setting.frozen], flatten(first.state_dict())[setting.frozen])

@@ -18,7 +18,7 @@ from crowdlearn_device.optimizers.registry import SLOTS, described
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
-FORMAT = 8
+FORMAT = 9
 LOSS, TRAIN_STEP, PREDICT, METRICS = "loss", "train_step", "predict", "metrics"
 STATE = frozenset({"parameter", "buffer"}) | SLOTS
 HELD = STATE | {"frozen"}
@@ -97,7 +97,7 @@ class ArraySpec:
     """An array of the piece's state. Dimension 0 is the layer's owned neurons; `shape` is one
     neuron's part. `offset` is where the whole model's array begins in the vector of all its weights. What is
     neither `trained` nor `frozen` is running statistics. Devices hold it as `dtype`: frozen arrays may be
-    float16.
+    float16, or int8 beside an array of spacings, one for each row.
     """
 
     name: str

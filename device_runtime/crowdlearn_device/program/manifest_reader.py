@@ -32,10 +32,10 @@ from .manifest import (
 READABLE = range(1, FORMAT + 1)
 OF_OPTIMIZERS = 5
 """The first format that knows other optimizers than SGD."""
-HELD_AS = ("float32", "float16")
+HELD_AS = ("float32", "float16", "int8")
 """The types in which a device holds arrays; only frozen ones in others than the first."""
 MAX_MANIFEST = 4 << 20
-DTYPES = frozenset({"float32", "float16", "int64"})
+DTYPES = frozenset({*HELD_AS, "int64"})
 
 
 def read_manifest(text: str | bytes) -> Manifest:
@@ -81,7 +81,7 @@ def _inconsistency(manifest: Manifest) -> str:
     back = {edge.source for edge in manifest.edges if edge.taught} | {count - 1}
     if any(array.trained and (array.frozen or array.layer not in back) for array in manifest.arrays):
         return "manifest trains what is frozen, or what no errors come back to"
-    if any(a.dtype not in HELD_AS[: 1 + a.frozen] for a in manifest.arrays):
+    if any(a.dtype not in (HELD_AS if a.frozen else HELD_AS[:1]) for a in manifest.arrays):
         return "manifest holds arrays in a type in which they cannot be"
     shapes = {a.name: (manifest.layers[a.layer].owned, *a.shape) for a in manifest.arrays}
     for method in manifest.methods:

@@ -156,6 +156,16 @@ def encode_tensor(
     return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes())
 
 
+def encode_exactly(values: Array) -> pb.Tensor:
+    """Return values [...], float32, float16 or int8, as a tensor of their own type: the same come out of it.
+
+    Raises WireError if a value is not finite.
+    """
+    if values.dtype == np.int8:
+        return pb.Tensor(dtype=pb.INT8, shape=values.shape, data=values.tobytes(), scale=1.0)
+    return encode_tensor(values, pb.FLOAT16 if values.dtype == np.float16 else pb.FLOAT32)
+
+
 def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Floats:
     """Return the array a tensor message holds, as float32.
 

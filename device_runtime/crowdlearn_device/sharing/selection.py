@@ -18,7 +18,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.privacy.aggregation.lot import drawn
 from crowdlearn_device.program.manifest import ArraySpec, Manifest
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_device.state.piece_state import Neurons, PieceState
+from crowdlearn_device.state.piece_state import Neurons, PieceState, check_codes
 
 from .update import Limits, Update, decode_update
 
@@ -167,7 +167,10 @@ def apply_patch(manifest: Manifest, state: PieceState, data: bytes) -> int:
     for part in parts:
         a, b = np.searchsorted(update.indices, [part.start, part.stop])
         target = state.layers[part.layer][f"value/{part.name}"].reshape(-1)
-        target[update.indices[a:b].astype(np.int64) - part.start] = update.values[a:b]
+        values = update.values[a:b]
+        if target.dtype.kind == "i":
+            check_codes(values, part.name)
+        target[update.indices[a:b].astype(np.int64) - part.start] = values
         taken += int(b - a)
     if taken != len(update):
         raise WireError(

@@ -13,24 +13,25 @@ import numpy as np
 from crowdlearn_device.errors import StateError
 from crowdlearn_device.platform.files import replacing
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.protocol.frames import Array
 
 from .piece_state import DAMAGED, DIGEST_BYTES, PART_BYTES, Header, Neurons, PieceState, state_parts
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """A float32 array at `offset` of a file, whose rows are read when they are asked for."""
+    """An array at `offset` of a file, whose rows are read when they are asked for."""
 
     path: Path
     offset: int
     shape: tuple[int, ...]
+    dtype: str
 
-    def __getitem__(self, rows: slice, /) -> Floats:
+    def __getitem__(self, rows: slice, /) -> Array:
         start, stop, _ = rows.indices(self.shape[0])
         count = prod(self.shape[1:])
-        offset = self.offset + 4 * start * count
-        values = np.fromfile(self.path, "<f4", (stop - start) * count, offset=offset)
+        offset = self.offset + np.dtype(self.dtype).itemsize * start * count
+        values = np.fromfile(self.path, self.dtype, (stop - start) * count, offset=offset)
         return values.reshape(stop - start, *self.shape[1:])
 
 
@@ -51,8 +52,9 @@ class StoredState:
             try:
                 header, offset = Header.read(file.read)
                 layers: dict[int, dict[str, StoredArray]] = {}
-                for layer, name, shape, start in header.placed(offset, content):
-                    layers.setdefault(layer, {})[name] = StoredArray(path, start, shape)
+                for each, start in header.placed(offset, content):
+                    array = StoredArray(path, start, each.shape, each.dtype)
+                    layers.setdefault(each.layer, {})[each.name] = array
                 file.seek(0)
                 digest = hashlib.sha256()
                 for start in range(0, content, PART_BYTES):

@@ -9,14 +9,14 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from crowdlearn_device.errors import StateError, WireError
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import Array, Floats, decode_tensor, encode_tensor
+from crowdlearn_device.protocol.frames import Array, Floats, decode_tensor, encode_exactly
 
 VALUE, GRADIENT = "value", "gradient"
 """Kinds of arrays. value: the array itself. gradient: |gradient| accumulated since the last sharing. An
@@ -24,13 +24,17 @@ optimizer adds its own.
 """
 MOST_KINDS = 4
 """The most kinds that an array of weights has."""
+DTYPES = {"float32": "<f4", "float16": "<f2", "int8": "i1"}
+"""The types of a state's arrays by name, and as they lie in its bytes: only what is frozen is narrower."""
+LARGEST_CODE = 127
+"""The largest magnitude of the codes of frozen weights that are held as int8."""
 PART_BYTES = 256 << 10
 """Bytes of a state in one message. A dozen of them may wait at a device before it takes one."""
 DIGEST_BYTES = 32
 MAX_HEADER = 1 << 20
 DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, struct.error, RecursionError)
 """The errors that reading a damaged state raises."""
-_MAGIC = b"CLSTATE1"
+_MAGIC = b"CLSTATE2"
 _HEAD = struct.Struct("<8sI")
 
 Neurons = tuple[int, int]
@@ -44,7 +48,7 @@ def kinds_of(slots: Sequence[str], *, rank: bool) -> tuple[str, ...]:
 
 
 class Rows(Protocol):
-    """An array with a row for each neuron, in memory or on disk: float32, but frozen ones may be float16."""
+    """An array with a row for each neuron, in memory or on disk: float32, but frozen ones may be narrower."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -52,17 +56,25 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Floats: ...
 
 
+class ArrayHead(NamedTuple):
+    """The layer, name, shape and type of an array in a state's bytes."""
+
+    layer: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "<f4"
+
+
 @dataclass(frozen=True)
 class Header:
-    """The head of a state's bytes: neurons by layer, and layer, name and shape of every array. The arrays
-    follow, and a hash of it all.
-    """
+    """The head of a state's bytes: neurons by layer, and every array. Arrays follow, and a hash of all."""
 
     neurons: tuple[Neurons, ...]
-    arrays: tuple[tuple[int, str, tuple[int, ...]], ...]
+    arrays: tuple[ArrayHead, ...]
 
     def to_bytes(self) -> bytes:
-        text = json.dumps({"neurons": self.neurons, "arrays": self.arrays}).encode()
+        arrays = [(x.layer, x.name, x.shape, np.dtype(x.dtype).name) for x in self.arrays]
+        text = json.dumps({"neurons": self.neurons, "arrays": arrays}).encode()
         return _HEAD.pack(_MAGIC, len(text)) + text
 
     @classmethod
@@ -77,20 +89,23 @@ class Header:
             raise ValueError("header too long")
         header = json.loads(read(length))
         neurons = tuple((int(a), int(b)) for a, b in header["neurons"])
-        arrays = tuple((int(layer), str(name), tuple(map(int, sh))) for layer, name, sh in header["arrays"])
-        for layer, name, shape in arrays:
-            start, stop = neurons[layer]
-            if shape[0] != stop - start or min(shape) < 0:
-                raise ValueError(f"{name} is of {shape[0]} neurons, not of {stop - start}")
+        arrays = tuple(
+            ArrayHead(int(layer), str(name), tuple(map(int, shape)), DTYPES[dtype])
+            for layer, name, shape, dtype in header["arrays"]
+        )
+        for each in arrays:
+            start, stop = neurons[each.layer]
+            if each.shape[0] != stop - start or min(each.shape) < 0:
+                raise ValueError(f"{each.name} is of {each.shape[0]} neurons, not of {stop - start}")
         return cls(neurons, arrays), _HEAD.size + length
 
-    def placed(self, offset: int, size: int) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
-        """Yield layer, name, shape and place of every array; the first is at `offset`. Raises ValueError if
-        they do not end at `size`.
+    def placed(self, offset: int, size: int) -> Iterator[tuple[ArrayHead, int]]:
+        """Yield every array and its place; the first is at `offset`. Raises ValueError if they do not end at
+        `size`.
         """
-        for layer, name, shape in self.arrays:
-            yield layer, name, shape, offset
-            offset += 4 * prod(shape)
+        for each in self.arrays:
+            yield each, offset
+            offset += np.dtype(each.dtype).itemsize * prod(each.shape)
             if offset > size:
                 raise ValueError("arrays longer than the file")
         if offset != size:
@@ -106,14 +121,18 @@ class PieceState:
 
     @property
     def _header(self) -> bytes:
-        arrays = ((k, name, x.shape) for k, arrays in self.layers.items() for name, x in arrays.items())
+        arrays = (
+            ArrayHead(layer, name, array.shape, DTYPES[array.dtype.name])
+            for layer, arrays in self.layers.items()
+            for name, array in arrays.items()
+        )
         return Header(self.neurons, tuple(arrays)).to_bytes()
 
     @property
     def size(self) -> int:
         """Return bytes that `blocks` gives."""
-        floats = sum(array.size for arrays in self.layers.values() for array in arrays.values())
-        return len(self._header) + 4 * floats + DIGEST_BYTES
+        arrays = sum(array.nbytes for arrays in self.layers.values() for array in arrays.values())
+        return len(self._header) + arrays + DIGEST_BYTES
 
     def blocks(self) -> Iterator[bytes | memoryview]:
         """Yield the state's bytes, without a copy of its arrays."""
@@ -122,7 +141,7 @@ class PieceState:
         yield head
         for arrays in self.layers.values():
             for array in arrays.values():
-                block = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data
+                block = np.ascontiguousarray(array, DTYPES[array.dtype.name]).reshape(-1).view(np.uint8).data
                 digest.update(block)
                 yield block
         yield digest.digest()
@@ -141,9 +160,9 @@ class PieceState:
             if hashlib.sha256(content).digest() != data[-DIGEST_BYTES:]:
                 raise ValueError("its hash is wrong")
             layers: dict[int, dict[str, Floats]] = {}
-            for layer, name, shape, start in header.placed(offset, len(content)):
-                array = np.frombuffer(content, "<f4", prod(shape), start).reshape(shape)
-                layers.setdefault(layer, {})[name] = array
+            for each, start in header.placed(offset, len(content)):
+                array = np.frombuffer(content, each.dtype, prod(each.shape), start).reshape(each.shape)
+                layers.setdefault(each.layer, {})[each.name] = array
         except DAMAGED as error:
             raise StateError(f"stored state is damaged: {error}") from error
         return cls(header.neurons, layers)
@@ -172,7 +191,7 @@ def state_parts(
         part = pb.StatePart(layer=layer, neurons=pb.Range(start=a, stop=b))
         for name, array in arrays.items():
             try:
-                part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
+                part.arrays.add(name=name, values=encode_exactly(array[a - start : b - start]))
             except WireError as error:
                 raise WireError(f"{name} of layer {layer}: {error}") from error
         yield part
@@ -180,6 +199,12 @@ def state_parts(
 
 def _zeros(shape: Sequence[int], dtype: str) -> Array:
     return np.zeros(shape, dtype)
+
+
+def check_codes(values: Floats, name: str) -> None:
+    """Raise WireError if values, float32 [...], are no codes of an array that is held as int8."""
+    if ((np.rint(values) != values) | (np.abs(values) > LARGEST_CODE)).any():
+        raise WireError(f"{name[:80]} holds values that are no whole numbers up to {LARGEST_CODE}")
 
 
 class PartialState:
@@ -240,7 +265,10 @@ class PartialState:
             if named.name not in arrays:
                 raise WireError(f"state holds an unknown array {named.name[:80]!r}")
             target = arrays[named.name][a - start : b - start]
-            target[...] = decode_tensor(named.values, target.shape)
+            values = decode_tensor(named.values, target.shape)
+            if target.dtype.kind == "i":
+                check_codes(values, named.name)
+            target[...] = values
         self._missing[layer][a - start : b - start] = False
 
     def finish(self, *, fresh: bool = False) -> PieceState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import TRAIN_STEP
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
 from crowdlearn_export.errors import ExportError, UnsupportedModule
 from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.graph.neuron_graph import FrozenAs
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.lowering.backend import choose_backend, multiplications
@@ -37,14 +39,14 @@ ALONE = "it trains with the others, and cannot be tried alone"
 @dataclass(frozen=True)
 class Savings:
     """The savings of freezing, each as it is and as it would be if all of it learned: weights that learn,
-    MACs of a sample's training step, and floats of a sample's errors, which may have to be sent. `halved`
-    tells what float16 would save beside that, and cost, where it can.
+    MACs of a sample's training step, and floats of a sample's errors, which may have to be sent. `rounded`
+    tells what each type in fewer bytes would save beside that, and cost, where it can.
     """
 
     weights: tuple[int, int]
     macs: tuple[int, int]
     errors: tuple[int, int]
-    halved: Rounding | None = None
+    rounded: tuple[Rounding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,14 @@ def _savings(model: nn.Module, inputs: Tensor) -> Savings | None:
     graph, thawed = trace(model, inputs), trace(free, inputs)
     if not graph.frozen:
         return None
-    halved = None
-    with suppress(UnsupportedModule):  # no weights but biases and norms, or one that is too large
-        _, halved = held_frozen(graph, copied(model), "float16", inputs)
+    rounded = []
+    for frozen_as in get_args(FrozenAs):
+        with suppress(UnsupportedModule):  # no weights but biases and norms, or one that is too large
+            _, rounding = held_frozen(graph, copied(model), frozen_as, inputs)
+            rounded += [rounding] if rounding else []
     return Savings(
         (graph.parameters, thawed.parameters),
         (graph.training_macs, thawed.training_macs),
         (graph.errors, thawed.errors),
-        halved,
+        tuple(rounded),
     )

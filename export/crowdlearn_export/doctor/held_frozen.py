@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from math import prod
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crowdlearn_export.graph.freezing import hold_frozen
-from crowdlearn_export.graph.neuron_graph import FLOAT, FrozenAs, NeuronGraph
+from crowdlearn_export.graph.held.base import SPACING
+from crowdlearn_export.graph.neuron_graph import FrozenAs, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.tracing.copies import copied
 
@@ -47,17 +49,22 @@ def held_frozen(
     before = _scores(model, samples)
     held = hold_frozen(graph, model, frozen_as)
     after = _scores(model, samples)
-    sizes = [
-        (np.dtype(spec.dtype).itemsize, graph.layers[spec.layer].neurons * prod(spec.shape))
-        for spec in array_specs(held)
-        if spec.dtype == frozen_as
-    ]
+    narrow = {spec.name for spec in array_specs(held) if spec.frozen and spec.shape}
     return held, Rounding(
         frozen_as,
-        sum(each * numbers for each, numbers in sizes),
-        sum(FLOAT * numbers for _, numbers in sizes),
+        _bytes(held, narrow | {name + SPACING for name in narrow}),
+        _bytes(graph, narrow),
         float((after - before).abs().max() / before.abs().max().clamp(min=1e-30)),
         len(samples),
+    )
+
+
+def _bytes(graph: NeuronGraph, names: Container[str]) -> int:
+    """Return bytes of these arrays as devices hold them."""
+    return sum(
+        np.dtype(spec.dtype).itemsize * graph.layers[spec.layer].neurons * prod(spec.shape)
+        for spec in array_specs(graph)
+        if spec.name in names
     )
 
 

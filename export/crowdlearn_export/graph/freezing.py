@@ -10,12 +10,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crowdlearn_export.errors import UnsupportedModule
 
 from .neuron_graph import Edge, FrozenAs, Layer, LocalOp, NeuronGraph
 from .shape import array_specs
+from .weights import arrays_of, state_of
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -87,30 +88,18 @@ def hold_frozen(graph: NeuronGraph, model: nn.Module, frozen_as: FrozenAs) -> Ne
     if frozen_as == "float32":
         return graph
     held = replace(graph, frozen_as=frozen_as)
-    state = model.state_dict()
-    rounded = {
-        spec.name: _rounded(state[spec.name], frozen_as)
-        for spec in array_specs(held)
-        if spec.dtype == frozen_as
-    }
-    if not rounded:
+    narrow = [spec.name for spec in array_specs(held) if spec.frozen and spec.shape]
+    if not narrow:
         raise UnsupportedModule(
             f"no weights of the model are frozen, which devices would hold as {frozen_as}; leave "
             "training.frozen out, or freeze some with requires_grad_(False)"
         )
-    for name, weight in rounded.items():
-        if not torch.isfinite(weight).all():
+    state = model.state_dict()
+    rounded = state_of(held, arrays_of(held, state), state)
+    for name in narrow:
+        if not torch.isfinite(rounded[name]).all():
             raise UnsupportedModule(
                 f"{name} has a weight that {frozen_as} cannot hold; leave training.frozen out"
             )
-        state[name].copy_(weight)
+        state[name].copy_(rounded[name])
     return held
-
-
-def full(array: Tensor) -> Tensor:
-    """Return a frozen array, which devices may hold in fewer bytes, as float32 [...]; any other as it is."""
-    return array.float() if array.dtype is torch.float16 else array
-
-
-def _rounded(weight: Tensor, frozen_as: str) -> Tensor:
-    return weight.to(getattr(torch, frozen_as)).to(weight.dtype)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .whole import Whole
 
 EdgeKind = Literal["dense", "conv", "depthwise", "identity", "whole"]
-FrozenAs = Literal["float32", "float16"]
+FrozenAs = Literal["float32", "float16", "int8"]
 FLOAT = 4
 """Bytes of a float32."""
 MAX_LAYERS = 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -14,6 +15,8 @@ from crowdlearn_device.program.manifest import (
 )
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
+from .held.base import SPACING
+from .held.registry import HELD
 from .neuron_graph import Edge, Layer, NeuronGraph
 
 MATCHED = ("identity", "depthwise")
@@ -51,19 +54,32 @@ def _dtype(graph: NeuronGraph, layer: Layer) -> str:
     return "int64" if integers and layer.index == 0 else "float32"
 
 
+def as_modelled(graph: NeuronGraph) -> NeuronGraph:
+    """Return the graph whose arrays are those of the model's state: frozen weights as float32."""
+    return replace(graph, frozen_as="float32")
+
+
 def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
-    """Return every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
+    """Return every array that devices hold of the model, by the layer whose owner keeps it; `shape` is one
+    neuron's part.
+    """
     arrays: list[ArraySpec] = []
     frozen = set(graph.frozen)
+    held = HELD[graph.frozen_as]
 
-    def add(name: str, layer: int, shape: tuple[int, ...], learns: bool) -> None:
+    def append(name: str, layer: int, shape: tuple[int, ...], learns: bool, rests: bool, dtype: str) -> None:
         offset = 0
         if arrays:
             last = arrays[-1]
             offset = last.offset + graph.layers[last.layer].neurons * prod(last.shape)
+        arrays.append(ArraySpec(name, layer, shape, learns, offset, rests, dtype))
+
+    def add(name: str, layer: int, shape: tuple[int, ...], learns: bool) -> None:
         rests = name in frozen
-        dtype = graph.frozen_as if rests and shape else "float32"
-        arrays.append(ArraySpec(name, layer, shape, learns and not rests, offset, rests, dtype))
+        narrow = rests and len(shape) > 0
+        append(name, layer, shape, learns and not rests, rests, held.dtype if narrow else "float32")
+        if narrow and held.spaced:
+            append(name + SPACING, layer, (), learns=False, rests=True, dtype="float32")
 
     for layer in graph.layers:
         for op in layer.ops:

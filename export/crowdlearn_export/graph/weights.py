@@ -10,8 +10,10 @@ import torch
 
 from crowdlearn_export.errors import ExportError
 
+from .held.base import SPACING
+from .held.registry import HELD
 from .neuron_graph import Edge, Layer, NeuronGraph
-from .shape import array_specs
+from .shape import array_specs, as_modelled
 
 Floats = npt.NDArray[np.float32]
 Order = Sequence[Sequence[int]]
@@ -46,22 +48,31 @@ def ties(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()) -> dict[str, Floats]:
-    """Return every array of the graph, float32 [neurons of its layer, ...], in slice order.
+    """Return every array that devices hold, float32 [neurons of its layer, ...], in slice order: of frozen
+    weights their codes, and spacings behind these.
 
     Raises ExportError if the state dict lacks one.
     """
-    arrays = neurons_first(graph, state, order)
-    return {name: np.ascontiguousarray(array.numpy(), np.float32) for name, array in arrays.items()}
+    held = HELD[graph.frozen_as]
+    narrow = {spec.name for spec in array_specs(graph) if spec.frozen and spec.shape}
+    arrays = {}
+    for name, array in neurons_first(graph, state, order).items():
+        parts = held.encoded(array.float().contiguous()) if name in narrow else (array,)
+        for end, part in zip(("", SPACING), parts, strict=False):
+            arrays[name + end] = np.ascontiguousarray(part.numpy(), np.float32)
+    return arrays
 
 
 def neurons_first(
     graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()
 ) -> dict[str, torch.Tensor]:
-    """Return the same of a state dict of any dtype."""
+    """Return every array of the model's state, of any dtype, as [neurons of its layer, ...], in slice
+    order.
+    """
     orders = _orders(graph, order)
     edges = _weighted(graph)
     arrays = {}
-    for spec in array_specs(graph):
+    for spec in array_specs(as_modelled(graph)):
         if spec.name not in state:
             raise ExportError(f"the model's state has no {spec.name!r}; it belongs to another model")
         tensor = state[spec.name].detach()
@@ -85,8 +96,10 @@ def state_of(
     orders = [torch.from_numpy(np.argsort(o)) for o in _orders(graph, order)]
     edges = _weighted(graph)
     state = {name: tensor.detach().clone() for name, tensor in template.items()}
-    for spec in array_specs(graph):
-        tensor = torch.from_numpy(np.array(arrays[spec.name], np.float32))[orders[spec.layer]]
+    given = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()}
+    widened = HELD[graph.frozen_as].widened(given)
+    for spec in array_specs(as_modelled(graph)):
+        tensor = widened[spec.name][orders[spec.layer]]
         if edge := edges.get(spec.name):
             if edge.kind in ("dense", "conv"):
                 axis = tensor.dim() - 1 if edge.kind == "dense" else 1

@@ -15,6 +15,7 @@ from crowdlearn_device.program.ports import predict_method
 from torch import Tensor
 
 from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.graph.held.registry import HELD
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
@@ -66,7 +67,8 @@ def inference_stage(graph: NeuronGraph, shape: PieceShape) -> Stage:
 
     def function(*given: Tensor) -> tuple[Tensor, ...]:
         named = {port.name: values for port, values in zip(spec.inputs[1:], given[1:], strict=True)}
-        return run_layers(graph, graph.layers, {0: given[0]}, named, {}, training=False)[:1]
+        arrays = HELD[graph.frozen_as].widened(named)
+        return run_layers(graph, graph.layers, {0: given[0]}, arrays, {}, training=False)[:1]
 
     def reference(*given: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

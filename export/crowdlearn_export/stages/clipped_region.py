@@ -13,7 +13,7 @@ from crowdlearn_device.program.manifest import PieceShape
 from crowdlearn_device.program.ports import loss_method
 from torch import Tensor
 
-from crowdlearn_export.graph.freezing import full
+from crowdlearn_export.graph.held.registry import HELD
 from crowdlearn_export.graph.layers import run_edge, run_local
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
@@ -45,7 +45,7 @@ class ClippedRegion(LossRegion):
     def _function(self, *given: Tensor) -> tuple[Tensor, ...]:
         *rest, factor, clip = given
         ports = list(zip(self._ports, rest, strict=True))
-        arrays = {port.name: full(x) for port, x in ports if port.name}
+        arrays = HELD[self._graph.frozen_as].widened({port.name: x for port, x in ports if port.name})
         sums = {port.layer: x for port, x in ports if port.role == "sum"}
         masks = {port.layer: x for port, x in ports if port.role == "mask"}
         outputs, backs = dict[int, Tensor](), dict[int, Any]()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from crowdlearn_export.graph.held.registry import HELD
+
 from .clipped_region import ClippedRegion
 from .ghosts import clipped
 from .uses.norms import norms, plan_of
@@ -17,7 +19,7 @@ class ClippedWhole(ClippedRegion):
         whole = self._graph.whole
         assert whole is not None
         ports = list(zip(self._ports, rest, strict=False))
-        arrays = {port.name: x for port, x in ports if port.name}
+        arrays = HELD[self._graph.frozen_as].widened({port.name: x for port, x in ports if port.name})
         masks = [x for port, x in sorted(ports, key=lambda each: each[0].layer) if port.role == "mask"]
         (samples,) = (x for port, x in ports if port.role == "sum")
         found = norms(

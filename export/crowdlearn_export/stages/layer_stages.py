@@ -16,7 +16,7 @@ from crowdlearn_device.program.manifest import MethodSpec, PieceShape, Port
 from crowdlearn_device.program.ports import layer_methods
 from torch import Tensor
 
-from crowdlearn_export.graph.freezing import full
+from crowdlearn_export.graph.held.registry import HELD
 from crowdlearn_export.graph.layers import run_edge, run_local
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
@@ -33,7 +33,7 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape, *, squares: 
     """Forward and, where errors come back to it, backward of a layer for pieces of this shape; with the norms
     of samples' gradients if `squares`.
     """
-    layer = graph.layers[index]
+    layer, held = graph.layers[index], HELD[graph.frozen_as]
     ahead, *back = layer_methods(shape, index, squares=squares)
 
     def run(inputs: Sequence[Tensor], ports: Sequence[Port]) -> tuple[list[Tensor], list[Tensor]]:
@@ -41,7 +41,7 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape, *, squares: 
 
         Each is float32 [B, neurons, ...].
         """
-        given = {port.name or port.role: full(x) for port, x in zip(ahead.inputs, inputs, strict=True)}
+        given = held.widened({p.name or p.role: x for p, x in zip(ahead.inputs, inputs, strict=True)})
         x, buffers = run_local(layer, given["sum"], given, given.get("mask"))
         edges = [graph.edges[port.edge] for port in ports if port.edge >= 0]
         return [run_edge(edge, x, given.get(f"{edge.module}.weight")) for edge in edges], buffers
@@ -83,7 +83,8 @@ def _with_squares(
     edges = [graph.edges[port.edge] for port in method.inputs[taken:]]
 
     def with_ghosts(*given: Tensor) -> tuple[Tensor, ...]:
-        arrays = {p.name or p.role: full(x) for p, x in zip(method.inputs, given[:taken], strict=False)}
+        named = {p.name or p.role: x for p, x in zip(method.inputs, given[:taken], strict=False)}
+        arrays = HELD[graph.frozen_as].widened(named)
         errors = given[taken:]
         x, back = _vjp(
             lambda sums: run_local(graph.layers[index], sums, arrays, arrays.get("mask"))[0], given[0]

@@ -16,7 +16,7 @@ from crowdlearn_device.program.manifest import STATE, MethodSpec, PieceShape
 from crowdlearn_device.program.ports import loss_method, train_step_method
 from torch import Tensor
 
-from crowdlearn_export.graph.freezing import full
+from crowdlearn_export.graph.held.registry import HELD
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
@@ -127,5 +127,6 @@ class LossRegion:
         named = {(port.role, port.layer, port.name): x for port, x in ports}
         sums = {layer: x for (role, layer, _), x in named.items() if role == "sum"}
         masks = {layer: x for (role, layer, _), x in named.items() if role == "mask"}
-        arrays = {name: full(x) for (_, _, name), x in named.items() if name}
+        held = HELD[self._graph.frozen_as]
+        arrays = held.widened({name: x for (_, _, name), x in named.items() if name})
         return run_layers(self._graph, self._layers, sums, arrays, masks)

@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
-from crowdlearn_device.program.manifest import MethodSpec, Port
+from crowdlearn_device.program.manifest import Dim, MethodSpec, Port
 from torch import Tensor
 
 from crowdlearn_export.compiler.compile import Method
+from crowdlearn_export.graph.held.base import SPACING
+from crowdlearn_export.graph.held.integers import LARGEST
 
 POSITIVE = ("mask", "scale", "rate", "second_moment", "factor", "clip")
 """The roles of ports whose numbers are not negative."""
@@ -65,8 +68,8 @@ def numbered(ports: Sequence[Port], modules: Sequence[str], edges: Sequence[int]
     """Return ports that tell modules and edges by their places in these lists, and no layer."""
 
     def name(of: Port) -> str:
-        module, _, array = of.name.rpartition(".")
-        return f"{modules.index(module)}.{array}" if of.name else ""
+        module = max((each for each in modules if of.name.startswith(f"{each}.")), key=len, default="")
+        return f"{modules.index(module)}{of.name.removeprefix(module)}" if of.name else ""
 
     return [
         replace(p, name=name(p), layer=-1, edge=edges.index(p.edge) if p.edge >= 0 else -1) for p in ports
@@ -79,13 +82,27 @@ def _example_batch(ports: Sequence[Port]) -> int:
     return next(batch for batch in range(FEWEST, FEWEST + len(taken) + 1) if batch not in taken)
 
 
+def _fan(shape: Sequence[Dim]) -> float:
+    """Return how large weights of this shape are, for sums about as large as what is summed."""
+    sizes = [int(dim) for dim in shape]
+    return float((max(sizes) / prod(sizes)) ** 0.5)
+
+
 def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Draw random inputs of the right shapes; variances and masks are positive, labels are 0 or 1, and
     weights so small that sums stay about as large from layer to layer. Each is of its port's shape [B, ...].
     """
     values = []
+    fans = {port.name + SPACING: _fan(port.shape) for port in ports if port.dtype == "int8"}
     for port in ports:
         shape = tuple(batch if dim == "B" else int(dim) for dim in port.shape)
+        if port.dtype == "int8":
+            values.append(torch.randint(-LARGEST, LARGEST + 1, shape, generator=generator, dtype=torch.int8))
+            continue
+        if port.name in fans:
+            drawn = 0.5 + torch.rand(shape, generator=generator)
+            values.append(drawn * fans[port.name] / LARGEST)
+            continue
         if port.role == "labels":
             drawn = torch.randint(0, 2, shape, generator=generator)
             values.append(drawn if port.dtype == "int64" else drawn.float() * 0.9 + 0.05)
@@ -95,7 +112,7 @@ def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator
             continue
         drawn = torch.randn(shape, generator=generator)
         if port.role in ("parameter", "frozen") and len(shape) > 1:
-            drawn *= (max(shape) / drawn.numel()) ** 0.5
+            drawn *= _fan(shape)
         positive = port.role in POSITIVE or port.name.endswith("running_var")
         values.append((drawn.abs() if positive else drawn).to(getattr(torch, port.dtype)))
     return tuple(values)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from crowdlearn_device.sharing.selection import stretches
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.shape import array_specs, as_modelled
 from crowdlearn_export.graph.weights import neurons_first, ties
 from numpy.typing import NDArray
 
@@ -46,7 +46,7 @@ def flat_layout(
 
 def unused_in(state: Mapping[str, torch.Tensor], graph: NeuronGraph) -> frozenset[str]:
     """Return the float tensors of `state` that no scores depend on: the graph has no neurons for them."""
-    used = {spec.name for spec in array_specs(graph)}
+    used = {spec.name for spec in array_specs(as_modelled(graph))}
     return frozenset(entry.name for entry in flat_layout(state) if entry.name not in used)
 
 
@@ -81,7 +81,8 @@ def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) ->
     Raises PlanError if a tensor of the state is not the graph's. They are int64 [floats].
     """
     places = {entry.name: torch.arange(entry.start, entry.stop).reshape(entry.shape) for entry in layout}
-    sizes = {spec.name: graph.layers[spec.layer].neurons * prod(spec.shape) for spec in array_specs(graph)}
+    specs = array_specs(as_modelled(graph))
+    sizes = {spec.name: graph.layers[spec.layer].neurons * prod(spec.shape) for spec in specs}
     for name, tensor in places.items():
         if sizes.get(name) != tensor.numel():
             raise PlanError(f"{name} does not belong to {graph.name}; plan the model that is trained")
@@ -97,7 +98,7 @@ def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Pla
     places = travelling(layout, graph, plan)
     pieces = np.empty(len(places), np.int32)
     for number, piece in enumerate(plan.pieces):
-        for part in stretches(array_specs(graph), piece.neurons):
+        for part in stretches(array_specs(as_modelled(graph)), piece.neurons):
             pieces[places[part.start : part.stop]] = number
     return pieces
 

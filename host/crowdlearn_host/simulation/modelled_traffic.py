@@ -62,20 +62,22 @@ def _crossing(graph: NeuronGraph, plan: Plan) -> list[int]:
     return crossing
 
 
-def shuffle_bytes(config: SimulationConfig, pieces: NDArray[np.int32], frozen: NDArray[np.bool_]) -> int:
-    """Return bytes of state that change hands after one pass; `pieces` is the piece of each weight, `frozen`
-    tells which have nothing else.
+def shuffle_bytes(
+    config: SimulationConfig, pieces: NDArray[np.int32], frozen: NDArray[np.bool_], narrowed: float = 1.0
+) -> int:
+    """Return bytes of state that change hands after one pass; `pieces`, int32 [floats], is the piece of each
+    weight. Those that are `frozen`, bool [floats], have nothing else, and all of them together take
+    `narrowed` of the bytes of float32.
 
     What the optimizer keeps moves with its weights, and so does accumulated |gradient| where theta leaves a
     choice to make.
-    It is int32 [floats].
     """
     if config.group == 1:
         return 0
     chosen = config.sharing.enabled and config.sharing.theta < 1
-    kinds = np.where(frozen, 1, 1 + len(config.training.rule.slots) + chosen)
+    kinds = np.where(frozen, narrowed, 1 + len(config.training.rule.slots) + chosen)
     if config.rotation == "full":
-        return FLOAT * int(kinds.sum())
+        return round(FLOAT * float(kinds.sum()))
     sizes = np.bincount(pieces, kinds)
     # The successor's piece goes the other way; which one it is, differs from pass to pass.
     others = float(sizes[1:].mean()) if len(sizes) > 1 else 0.0

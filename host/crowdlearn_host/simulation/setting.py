@@ -13,6 +13,7 @@ from crowdlearn_device.privacy.labels import flipped
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.freezing import hold_frozen
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from crowdlearn_export.graph.shape import as_modelled
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.losses.watched import watched_metrics
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from crowdlearn_host.planner.helpers import (
     with_helper_layers,
 )
 from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.planner.problem.costs import frozen_bytes
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
 from crowdlearn_host.privacy.dp.ghost_norms import check_apart
@@ -64,6 +66,8 @@ class Setting:
     errors_per_sample: int
     initial: Floats
     gradient_bytes: int = 0
+    narrowed: float = 1.0
+    """The bytes of what is frozen as devices hold it, in parts of those of float32."""
     least: int = 0
     """The groups of a secure sum that is released, at least."""
     masked_per_sample: int = 0
@@ -187,12 +191,20 @@ def prepare(
         passes.errors,
         flatten(state, unused),
         passes.gradients,
+        _narrowed(network.graph),
         least,
         masked_per_sample(graph, plan) if config.privacy.masked_fraction else 0,
     )
     if not setting.rounds:
         raise ConfigError(config.budget.unaffordable)
     return setting
+
+
+def _narrowed(graph: NeuronGraph) -> float:
+    def total(graph: NeuronGraph) -> int:
+        return sum(layer.neurons * frozen_bytes(graph, (layer.index,)) for layer in graph.layers)
+
+    return total(graph) / max(1, total(as_modelled(graph)))
 
 
 def _shaped(config: SimulationConfig, train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:

@@ -6,8 +6,9 @@ from typing import Any, Self
 
 from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.optimizers.registry import OPTIMIZERS, Kind
+from crowdlearn_export.graph.held.registry import LEFT_OUT
 from crowdlearn_export.graph.neuron_graph import FrozenAs
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crowdlearn_host.common.toml_files import Section
 from crowdlearn_host.methods.round_schedule import Fall, share_left
@@ -29,7 +30,7 @@ class OptimizedSection(Section):
     `schedule` lowers the rate from sharing to sharing: linear and cosine to a hundredth; step multiplies it
     by `step_factor` every `step_epochs` epochs. In the first `warmup` mini-batches of a group it rises.
     Gradients are scaled so that their norm over the whole network is at most `clip_norm`, if that is
-    not 0. Devices hold weights that are `frozen` as float32 or, rounded, as float16, in half the memory.
+    not 0. Devices hold weights that are `frozen` as float32 or, rounded, as float16 or int8.
     """
 
     optimizer: Kind = "sgd"
@@ -45,6 +46,13 @@ class OptimizedSection(Section):
     step_epochs: int = Field(default=0, ge=0)
     step_factor: float = Field(default=0.1, gt=0, le=1)
     frozen: FrozenAs = "float32"
+
+    @field_validator("frozen", mode="before")
+    @classmethod
+    def _is_a_way_to_hold(cls, given: Any) -> Any:
+        if isinstance(given, str) and given in LEFT_OUT:
+            raise ValueError(f"weights are not held as {given}: {LEFT_OUT[given]}")
+        return given
 
     @model_validator(mode="before")
     @classmethod

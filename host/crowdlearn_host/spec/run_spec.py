@@ -122,7 +122,7 @@ class TrainingSection(OptimizedSection):
     else chosen by_size: then exports are always equal. With less `memory` than the `fastest` programs take,
     what gradients need is made again, by three operations in a row (`balanced`) or eight (`least`).
     Without it the plan's is taken, or else `balanced`. Devices hold weights that are `frozen` as float32 or,
-    rounded, as float16, in half the memory.
+    rounded, as float16 or int8, in less memory.
     """
 
     epochs: PositiveInt = 5

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import Argument
 
 from crowdlearn_export.lowering.sizes import dimension
 
@@ -155,8 +156,8 @@ def turn_large_weights(module: GraphModule, batch: int) -> GraphModule:
 
 
 def widen_late(module: GraphModule) -> GraphModule:
-    """Turn inputs that are held in fewer bytes into float32 right before each of their readers: they are in
-    memory as float32 only there.
+    """Turn inputs that are held in fewer bytes into float32 right before each of their readers, and multiply
+    them there by their spacings: they are in memory as float32 only there.
     """
     for node in list(module.graph.nodes):
         if node.target is aten._to_copy.default and node.args[0].op == "placeholder":
@@ -166,10 +167,27 @@ def widen_late(module: GraphModule) -> GraphModule:
     return module
 
 
+def _spaced(node: Node) -> bool:
+    """Return whether a node multiplies by an input, and its result is as large as an operand."""
+    if node.target is not aten.mul.Tensor:
+        return False
+    operands = [operand for operand in node.args if isinstance(operand, Node)]
+    large = any(operand.meta["val"].shape == node.meta["val"].shape for operand in operands)
+    return large and any(_is_input(operand) for operand in operands)
+
+
+def _is_input(node: Argument) -> bool:
+    while isinstance(node, Node) and node.target is aten.view.default:
+        node = node.args[0]
+    return isinstance(node, Node) and node.op == "placeholder"
+
+
 def _before_readers(graph: Graph, path: Sequence[Node]) -> None:
-    """Copy a node, and the views of it that lead to a reader, before each of their readers."""
+    """Copy a node, its views and its products with spacings that lead to a reader, before each of their
+    readers.
+    """
     for reader in list(path[-1].users):
-        if reader.target is aten.view.default:
+        if reader.target is aten.view.default or _spaced(reader):
             _before_readers(graph, [*path, reader])
             continue
         copies: dict[Node, Node] = {}

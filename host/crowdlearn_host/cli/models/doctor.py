@@ -170,7 +170,7 @@ def _saved(frozen: Savings) -> str:
     return (
         f"frozen: {learn:,} of {weights:,} weights learn, have gradients and are shared; a sample takes "
         f"{macs / 1e6:.3g} of {all_macs / 1e6:.3g} million MAC, and errors of {errors:,} of "
-        f"{all_errors:,} sums" + (f"; {frozen.halved} (training.frozen)" if frozen.halved else "")
+        f"{all_errors:,} sums" + "".join(f"; {each} (training.frozen)" for each in frozen.rounded)
     )
 
 

@@ -205,7 +205,7 @@ class SharedModel:
                         values = self._window.averaged(start, start + (b - a) * row)
                     else:
                         values = model[spec.name][a:b]
-                    arrays[f"value/{spec.name}"] = values.reshape(b - a, *spec.shape)
+                    arrays[f"value/{spec.name}"] = values.reshape(b - a, *spec.shape).astype(spec.dtype)
             yield from state_parts(neurons, {layer: arrays}, layer, (a, b))
 
     def patch(self, number: int, neurons: tuple[Neurons, ...], *, whole: bool = False) -> Iterator[bytes]:

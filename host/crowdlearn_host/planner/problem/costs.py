@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Literal
@@ -11,7 +11,7 @@ import numpy as np
 from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.graph.memory_curves import Footprint, MemoryUse
 from crowdlearn_export.graph.neuron_graph import FLOAT, FrozenAs, NeuronGraph
-from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.shape import array_specs, as_modelled
 
 from .bundles import PAIRED, bundles
 from .leaks import Leaks
@@ -156,14 +156,14 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
     each, memory = [], []
     for layers in members:
         macs, parameters, buffers = _neuron(graph, layers)
-        state = FLOAT * (copies * parameters + buffers)
+        frozen, floats = frozen_bytes(graph, layers), frozen_bytes(as_modelled(graph), layers)
+        state = FLOAT * (copies * parameters + buffers) + frozen - floats
         each.append(NeuronCosts(macs, state))
         # With staleness there are two versions of weights, and a second mini-batch's gradients, but for the
         # input layer's: they come last, when those of the one before are gone.
         more = training.staleness * (1 if 0 in layers else 2)
         gradient = FLOAT * (1 + more) * parameters
-        held = state - _saved(graph, layers)
-        known = bundle_memory(graph, layers, held, gradient, rows, training.micro_batch, footprint)
+        known = bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint)
         memory.append(replace(known, ahead=known.ahead + training.fed_bytes * (0 in layers)))
     neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
     first = graph.layers[0]
@@ -213,10 +213,13 @@ def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, 
     return macs, parameters, buffers
 
 
-def _saved(graph: NeuronGraph, layers: tuple[int, ...]) -> float:
-    """Return the bytes by which a neuron's weights take less memory than in float32, being frozen."""
-    arrays = (spec for spec in array_specs(graph) if spec.layer in layers)
-    return float(sum((FLOAT - np.dtype(spec.dtype).itemsize) * prod(spec.shape) for spec in arrays))
+def frozen_bytes(graph: NeuronGraph, layers: Container[int]) -> int:
+    """Return bytes of what is frozen of a neuron of each of these layers, as devices hold and send it."""
+    return sum(
+        np.dtype(spec.dtype).itemsize * prod(spec.shape)
+        for spec in array_specs(graph)
+        if spec.frozen and spec.layer in layers
+    )
 
 
 def sharing_bytes(weights: int, training: Training, groups: int) -> float:

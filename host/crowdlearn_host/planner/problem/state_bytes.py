@@ -13,7 +13,7 @@ from crowdlearn_device.protocol.sizes import TAG_BYTES, websocket_bytes
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
 from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
-from crowdlearn_device.state.piece_state import DIGEST_BYTES, VALUE, Header, PieceState, kinds_of
+from crowdlearn_device.state.piece_state import DIGEST_BYTES, VALUE, ArrayHead, Header, PieceState, kinds_of
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
@@ -42,7 +42,7 @@ def state_overhead(
     arrays: defaultdict[int, dict[str, Floats]] = defaultdict(dict)
     for spec in array_specs(graph):
         for kind in kinds if spec.trained else (VALUE,):
-            arrays[spec.layer][f"{kind}/{spec.name}"] = np.zeros((1, *spec.shape), np.float32)
+            arrays[spec.layer][f"{kind}/{spec.name}"] = np.zeros((1, *spec.shape), spec.dtype)
     moved = [sum(_moved(arrays[layer]) for layer in layers) for layers in members]
     stored = [sum(_stored(layer, arrays[layer]) for layer in layers) for layers in members]
     place = pb.Snapshot(generation=10, boundary=1000, piece=1, sender=1, parts=2, part=1)
@@ -69,12 +69,12 @@ def _moved(arrays: dict[str, Floats]) -> int:
         sealed=bytes(size + TAG_BYTES),
     )
     frame = pb.Frame(envelope=envelope).ByteSize()
-    return websocket_bytes(frame, masked=False) - sum(FLOAT * array.size for array in arrays.values())
+    return websocket_bytes(frame, masked=False) - sum(array.nbytes for array in arrays.values())
 
 
 def _stored(layer: int, arrays: dict[str, Floats]) -> int:
     neurons = ((0, 1),) * (layer + 1)
-    named = tuple((layer, name, (100, *array.shape[1:])) for name, array in arrays.items())
+    named = tuple(ArrayHead(layer, name, (100, *array.shape[1:])) for name, array in arrays.items())
     empty = len(Header(neurons, ()).to_bytes())
     neurons = ((0, 100),) * (layer + 1)
     return len(Header(neurons, named).to_bytes()) - empty if named else 0

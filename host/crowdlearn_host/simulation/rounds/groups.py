@@ -64,7 +64,9 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
     )
     spent["activation"] += samples * setting.masked_per_sample * (WORD_BYTES - BYTES[config.training.wire])
     shuffles = len(turns[0]) - config.renews
-    spent["shuffle"] = shuffle_bytes(config, setting.pieces, setting.frozen) * shuffles * config.groups
+    spent["shuffle"] = (
+        shuffle_bytes(config, setting.pieces, setting.frozen, setting.narrowed) * shuffles * config.groups
+    )
     if setting.gradient_bytes:
         batches = sum(len(setting.workload.order(Pass(d, epoch))[1]) for turn in turns for d in turn)
         spent["gradient"] = batches * setting.gradient_bytes

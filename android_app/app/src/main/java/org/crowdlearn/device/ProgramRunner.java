@@ -95,6 +95,8 @@ public final class ProgramRunner {
         return Tensor.fromBlob(buffer.asFloatBuffer(), shape);
       case "float16":
         return Tensor.fromBlob(buffer.asShortBuffer(), shape);
+      case "int8":
+        return Tensor.fromBlob(buffer, shape);
       case "float64":
         return Tensor.fromBlob(buffer.asDoubleBuffer(), shape);
       case "int64":

@@ -1,0 +1,1 @@
+"""The ways in which devices hold frozen weights, each an object."""
