@@ -32,7 +32,11 @@ from .peers import PEERS, python_of
 
 FULL = [
     *(Case("cnn", batch, threads) for batch in (32, 8, 1) for threads in (1, 2)),
-    *(Case(model, 32, 1) for model in ("mlp", "paper_mlp", "resnet20", "mobilenet", "transformer")),
+    *(
+        Case(model, 32, threads)
+        for model in ("mlp", "paper_mlp", "resnet20", "mobilenet", "transformer")
+        for threads in (1, 2)
+    ),
     *(Case("mlp", batch, 1) for batch in (8, 1)),
 ]
 COMPILED = ("torch_compile",)

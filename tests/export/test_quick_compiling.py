@@ -3,6 +3,7 @@
 import gc
 import inspect
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_export.compiler.compile import CompiledProgram, Method, compile_lowered, lower_methods
 from crowdlearn_export.lowering import shortcuts as thrift
-from crowdlearn_export.lowering.shortcuts import code_when_called, rare_collections
+from crowdlearn_export.lowering.shortcuts import code_when_called, orders_by_numbers, rare_collections
+from executorch.exir import tensor as specs
 from executorch.exir._serialize._program import deserialize_pte_binary
 from executorch.exir.schema import KernelCall
 from torch.fx import GraphModule, symbolic_trace
@@ -56,6 +58,16 @@ def test_numbers_that_meet_floats_are_floats() -> None:
     program = compile_lowered([method], lower_methods([method]), {"m": "portable"}, 8)
     assert "dim_order_ops::_to_dim_order_copy.out" in program.operators  # of x, and of no number
     assert calls(program).count("dim_order_ops::_to_dim_order_copy") == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3, 1, 1, 5), (), (4, 1)])
+def test_dimensions_are_ordered_as_executorch_orders_them(shape: tuple[int, ...]) -> None:
+    for order in permutations(range(len(shape))):
+        stride = torch.empty(shape).permute(order).stride()
+        with orders_by_numbers():
+            assert specs.dim_order_from_stride(stride) == thrift._order_of_symbols(stride)
+    with orders_by_numbers(), pytest.raises(RuntimeError, match="0 in strides"):
+        specs.dim_order_from_stride((0, 1))
 
 
 def test_what_is_lowered_is_not_traced_again_to_decompose_it(monkeypatch: pytest.MonkeyPatch) -> None:

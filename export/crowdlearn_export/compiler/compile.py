@@ -27,7 +27,12 @@ from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.lowering.passes.order import free_early
 from crowdlearn_export.lowering.passes.recompute import recompute
 from crowdlearn_export.lowering.passes_in_place import passes_in_place
-from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
+from crowdlearn_export.lowering.shortcuts import (
+    code_when_called,
+    decomposed_before,
+    orders_by_numbers,
+    rare_collections,
+)
 from crowdlearn_export.lowering.sizes import bytes_of
 from crowdlearn_export.lowering.workspace import workspace_bytes
 
@@ -113,6 +118,7 @@ def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
 @code_when_called()
 @decomposed_before()
 @idle_passes_left_out()
+@orders_by_numbers()
 @passes_in_place()
 def compile_lowered(
     methods: Sequence[Method],

@@ -32,7 +32,7 @@ from crowdlearn_export.lowering.passes.simplify import (
 from crowdlearn_export.lowering.rules.table import core, rules
 
 from .own_gradients import own_gradients
-from .shortcuts import rare_collections
+from .shortcuts import rare_collections, shapes_alone
 
 SIMPLER = (
     infer_batches,
@@ -47,6 +47,7 @@ SIMPLER = (
 
 
 @rare_collections()
+@shapes_alone()
 def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Collection[int]) -> GraphModule:
     """Return `function` as a graph of lowered operators; dimension 0 of the inputs at `batched` is one
     symbol, the batch. Inputs are of any dtype and shape [...].

@@ -12,12 +12,12 @@ from executorch.backends.xnnpack import xnnpack_preprocess
 from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig, MMConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import EdgeProgramManager, lowered_backend_module
+from executorch.exir import EdgeProgramManager
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
 
 from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, sums_in_stages
-from crowdlearn_export.lowering.passes.order import apart, sort_in_place
+from crowdlearn_export.lowering.passes.order import apart
 from crowdlearn_export.lowering.passes.simplify import turn_large_weights, widen_late
 
 from .shortcuts import replaced
@@ -132,7 +132,6 @@ def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batc
     with (
         many_parts(),
         replaced(xnnpack_preprocess, "get_node_visitors", with_means),
-        replaced(lowered_backend_module, "legalize_graph", sort_in_place),
     ):
         return edge.to_backend(parts)
 

@@ -61,7 +61,10 @@ def _other_layout(node: Node) -> bool:
     """Return whether a call may get a tensor whose dimensions do not lie in their order."""
     values = [n.meta.get("val") for n in node.all_input_nodes]
     return any(
-        isinstance(value, torch.Tensor) and value.dim_order() != tuple(range(value.dim())) for value in values
+        isinstance(value, torch.Tensor)
+        and not value.is_contiguous()
+        and value.dim_order() != tuple(range(value.dim()))
+        for value in values
     )
 
 

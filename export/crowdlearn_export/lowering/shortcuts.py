@@ -9,9 +9,11 @@ from threading import RLock
 from typing import Any
 
 import torch
+from executorch.exir import tensor as specs
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.fx.experimental import proxy_tensor
 from torch.fx.graph import _PyTreeCodeGen
 
 ALLOCATIONS = 100_000
@@ -50,6 +52,29 @@ def decomposed_before() -> Iterator[None]:
     """
     with replaced(ExportedProgram, "run_decompositions", _decompose_what_is_left):
         yield
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Have traced calls describe their tensors once, by `val`, and not by `tensor_meta` as well."""
+    with replaced(proxy_tensor, "_extract_tensor_metadata", lambda _: None):
+        yield
+
+
+@contextmanager
+def orders_by_numbers() -> Iterator[None]:
+    """Have strides that are numbers sorted as numbers: ExecuTorch makes a class for every tensor."""
+    with replaced(specs, "dim_order_from_stride", _order):
+        yield
+
+
+_order_of_symbols: Any = specs.dim_order_from_stride
+
+
+def _order(stride: tuple[Any, ...]) -> Any:
+    if 0 in stride or any(type(step) is not int for step in stride):
+        return _order_of_symbols(stride)
+    return tuple(sorted(range(len(stride)), key=stride.__getitem__, reverse=True))
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ from executorch.backends.transforms.addmm_mm_to_linear import apply_addmm_mm_to_
 from executorch.backends.xnnpack import xnnpack_preprocess
 from executorch.backends.xnnpack._passes import FuseActivationPass
 from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as serializing
+from executorch.exir import lowered_backend_module
+from executorch.exir.backend import backend_api
 from executorch.exir.backend.canonical_partitioners import group_partitioner
 from executorch.exir.dialects._ops import ops as exir_ops
 from torch.fx import Graph, GraphModule, Node
 
+from .passes.order import sort_in_place
 from .passes.recompute import LATE
 from .passes_in_place import copied
 from .shortcuts import replaced
@@ -37,9 +41,40 @@ def many_parts() -> Iterator[None]:
             (serializing, "convert_to_flatbuffer", _written),
             (group_partitioner, "_DependencyViewer", _Downstream),
             (partitioner, "_can_merge_partitions", _may_merge),
+            (lowered_backend_module, "legalize_graph", lambda _: None),
+            (backend_api, "_create_partitions", _sorted_once),
+            (backend_api, "_get_node_list_with_same_tag", _Tagged()),
+            (GraphModule, "__str__", object.__repr__),  # it is written for a log that nobody keeps
         ):
             stack.enter_context(replaced(owner, name, value))
         yield
+
+
+_create_partitions: Callable[..., Any] = backend_api._create_partitions
+_with_tag: Callable[..., list[Node]] = backend_api._get_node_list_with_same_tag
+
+
+def _sorted_once(module: GraphModule, *given: Any) -> Any:
+    """Divide a graph, and sort it when all parts are taken out: ExecuTorch sorts it after each."""
+    found = _create_partitions(module, *given)
+    sort_in_place(module)
+    return found
+
+
+class _Tagged:
+    """The nodes of each part, found in one walk over the graph instead of one for each."""
+
+    def __init__(self) -> None:
+        self._module: GraphModule | None = None
+        self._nodes: dict[str, list[Node]] = {}
+
+    def __call__(self, module: GraphModule, tag: str, program: Any) -> list[Node]:
+        if module is not self._module:
+            self._module, self._nodes = module, defaultdict(list)
+            for node in module.graph.nodes:
+                self._nodes[node.meta.get("delegation_tag", "")].append(node)
+        part: Any = SimpleNamespace(graph=SimpleNamespace(nodes=self._nodes[tag]))
+        return _with_tag(part, tag, program)
 
 
 class _Prepared:
@@ -96,7 +131,7 @@ _write: Callable[[Any], bytes] = serializing.convert_to_flatbuffer
 
 def _written(graph: Any) -> bytes:
     """Return the bytes of a part; of an equal one, what was written before: writing starts a process."""
-    key = json.dumps(graph, cls=serializing._DataclassEncoder)
+    key = repr(graph)
     if key not in _bytes_of:
         if len(_bytes_of) >= KEPT:
             _bytes_of.clear()
