@@ -17,6 +17,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -236,7 +237,8 @@ def run_slow_receiver(port: int, size: int, megabytes: int, answer: Pipe) -> Non
 
 def nats_server(folder: str) -> tuple[list[str], int] | None:
     """The command that starts nats-server, and its port; None if it is not installed."""
-    if (program := shutil.which("nats-server")) is None:
+    beside_python = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
+    if (program := shutil.which("nats-server", path=beside_python)) is None:
         return None
     with socket.socket() as tried:
         tried.bind(("127.0.0.1", 0))
