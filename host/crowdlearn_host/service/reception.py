@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from crowdlearn_device.errors import WireError
 from crowdlearn_device.platform.battery import DeviceState
 from crowdlearn_device.platform.heat import STATUSES
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.transport.join import REFUSED
+from crowdlearn_device.transport.large_message import LargeMessage
 from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.server import ServerConnection
 
@@ -44,15 +46,15 @@ class Visitor:
         self.name, self.samples, self.token = hello.device, hello.samples, hello.token
         self.state = _state(hello)
         self.since = time.monotonic()
-        self._stream: FrameStream = arrival.take_over(0, 0, self._take, lambda large: None)
+        self._stream: FrameStream = arrival.take_over(0, 0, self._take, _refuse)
         self.leaves = False
         """True once it was told where to go."""
 
     def _take(self, data: bytes) -> None:
-        """Let a device go that asks for it; it has nothing else to say yet. Raises WireError if what it sends
-        is no frame.
-        """
-        if decode_frame(data).HasField("leave") and not self.leaves:
+        """Let a device go that asks for it. Raises WireError if it sends anything else."""
+        if not decode_frame(data).HasField("leave"):
+            raise WireError("a device that waits for a run has nothing to send yet; update it")
+        if not self.leaves:
             self.leaves = True
             self._stream.put(pb.Frame(finish=pb.Finish(reason="left as it asked")).SerializeToString())
 
@@ -77,6 +79,11 @@ class Visitor:
     async def gone(self) -> None:
         """Wait until its connection has ended."""
         await self._stream.ended()
+
+
+def _refuse(large: LargeMessage) -> None:
+    """Take no long message in: there may be thousands of devices. Raises WireError."""
+    raise WireError(f"a device that waits for a run sends a message of {large.length} bytes")
 
 
 class Reception:

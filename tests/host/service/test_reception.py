@@ -7,7 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import numpy as np
 import pytest
 from crowdlearn_device.errors import JoinError
+from crowdlearn_device.member.events import Received
+from crowdlearn_device.member.handlers.table import handle
 from crowdlearn_device.platform.battery import DeviceState
+from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
@@ -92,6 +95,26 @@ async def test_a_device_is_sent_to_a_run_at_another_port(tmp_path):
             assert not crowd.reception.waiting
             crowd.stopping.set()
             await asyncio.wait_for(device, 30)
+
+
+@pytest.mark.parametrize(
+    "frame", [pb.Frame(pong=pb.Pong()), pb.Frame(snapshot=pb.Snapshot(sealed=bytes(3 << 20)))]
+)
+async def test_a_device_that_sends_something_while_it_waits_is_hung_up_on(tmp_path, monkeypatch, frame):
+    """Thousands could have had the host hold 64 MB each."""
+
+    def also_sends(member, event):
+        yield from handle(member, event)
+        if isinstance(event, Received) and event.frame.HasField("challenge"):
+            yield frame
+
+    monkeypatch.setattr("crowdlearn_device.transport.driver.handle", also_sends)
+    async with a_crowd(tmp_path) as (crowd, url):
+        device = crowd.device("phone-1", url)
+        await crowd.until(lambda: "phone-1" in crowd.reception.waiting)
+        await crowd.until(lambda: not crowd.reception.waiting)
+        crowd.stopping.set()
+        await asyncio.wait_for(device, 30)
 
 
 async def test_a_device_is_sent_on_twice_in_a_row_and_not_for_ever(tmp_path, monkeypatch):
