@@ -383,25 +383,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = 3.0 if arguments.quick else 10.0
     crowds = (1, 20) if arguments.quick else (1, 20, 200, 2000)
     rows: list[dict[str, Any]] = []
+
+    def done(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
         for groups in crowds:
-            rows.append(cost(Path(folder) / f"cost-{groups}", groups, seconds, Load()))
-            rows[-1]["ratio"] = rows[-1]["host_us_per_message"] / rows[0]["host_us_per_message"]
-            print(rows[-1], file=sys.stderr, flush=True)
+            row = cost(Path(folder) / f"cost-{groups}", groups, seconds, Load())
+            first = rows[0] if rows else row
+            done(row | {"ratio": row["host_us_per_message"] / first["host_us_per_message"]})
         loaded = crowds[1]
         for relays in (1, 2):
-            rows.append(cost(Path(folder) / f"relays-{relays}", loaded, seconds, Load(), relays))
-            print(rows[-1], file=sys.stderr, flush=True)
+            done(cost(Path(folder) / f"relays-{relays}", loaded, seconds, Load(), relays))
         rows[-1]["carried_by_two_over_one"] = (
             rows[-2]["busiest_us_per_message"] / rows[-1]["busiest_us_per_message"]
         )
-        rows.append(overloaded(Path(folder) / "overloaded", crowds[1], 100))
-        print(rows[-1], file=sys.stderr, flush=True)
-        many = crowds[-1]
-        rows.append(idle(Path(folder) / "idle", many, seconds))
+        done(overloaded(Path(folder) / "overloaded", crowds[1], 100))
+        done(idle(Path(folder) / "idle", crowds[-1], seconds))
         for groups in crowds[1:]:
-            rows.append(killed(Path(folder) / f"killed-{groups}", groups, 10, 2))
-            rows.append(killed(Path(folder) / f"relay-killed-{groups}", groups, 10, 2, relays=2))
+            done(killed(Path(folder) / f"killed-{groups}", groups, 10, 2))
+            done(killed(Path(folder) / f"relay-killed-{groups}", groups, 10, 2, relays=2))
     console = Console()
     console.print(machine())
     for row in rows:

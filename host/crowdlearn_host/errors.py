@@ -35,6 +35,10 @@ class RunError(HostError):
     """A run folder is missing, damaged, or belongs to another configuration."""
 
 
+class InUse(RunError):
+    """Another process has a folder that one alone may have."""
+
+
 class DiskError(RunError):
     """A run's disk is full, or does not do what it is asked. What is there is whole, and a run can go on."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from crowdlearn_host.errors import RunError
+from crowdlearn_host.errors import InUse
 
 DAMAGED_ARCHIVE = (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 """The errors that reading an .npz raises if it was cut short, or holds other arrays than it should."""
@@ -62,15 +62,15 @@ def read_lines(
 
 
 def locked(folder: Path) -> TextIO:
-    """Return the folder's lock, held until it is closed or the process ends. Raises RunError if another
-    process holds it.
+    """Return the folder's lock, held until it is closed or the process ends. Raises InUse if another process
+    holds it.
     """
     lock = open(folder / LOCK, "w", opener=_private)  # noqa: SIM115 - the caller keeps it open
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise RunError(f"{folder} is in use by another process; wait for it or stop it") from error
+        raise InUse(f"{folder} is in use by another process; wait for it or stop it") from error
     return lock
 
 

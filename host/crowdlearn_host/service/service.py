@@ -40,8 +40,8 @@ MOST_TRIES = 5
 """The most tries of a run whose process ends without a reason."""
 FIRST_PAUSE = 2.0
 """Seconds before that; twice as long each time."""
-DISK_SECONDS = 30.0
-"""The seconds before a run goes on whose disk was full, or failed otherwise."""
+HELD_UP_SECONDS = 30.0
+"""The seconds before a run goes on whose disk was full, or whose folder another process had."""
 
 log = logging.getLogger("crowdlearn.service")
 
@@ -276,7 +276,7 @@ class Service:
                 log.error("run %s failed: %s", job.label, process.why(code))
             elif code == HELD_UP:
                 log.error("run %s is held up: %s", job.label, process.why(code))
-                await self._pause(DISK_SECONDS)
+                await self._pause(HELD_UP_SECONDS)
             elif not process.stopping and not self._closing.is_set():
                 tries = self.jobs.tried(job.id)
                 log.warning("run %s: %s", job.label, process.why(code))

@@ -18,7 +18,7 @@ from crowdlearn_device.errors import CrowdlearnError
 from crowdlearn_device.platform.files import OF_THE_DISK
 
 from crowdlearn_host.emulator.processes.parent import die_with_parent
-from crowdlearn_host.errors import DiskError, Interrupted
+from crowdlearn_host.errors import DiskError, Interrupted, InUse
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.session import Session
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -34,7 +34,9 @@ PROGRESS_SECONDS = 0.5
 """The seconds between two lines about mini-batches."""
 PLANNING_SECONDS = 60.0
 FAILED, STOPPED, HELD_UP = 1, 3, 4
-"""Exit codes: the run cannot go on as it is; it was asked to stop and can; it can once its disk has room."""
+"""Exit codes: the run cannot go on as it is; it was asked to stop and can; it can once its disk has room, or
+a process that ends has left its folder.
+"""
 
 
 class Teller:
@@ -87,8 +89,9 @@ def main() -> None:
         sys.exit(STOPPED)
     except (CrowdlearnError, OSError) as error:
         teller.say("failed", {"reason": " ".join(str(error).split())})
-        of_disk = isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in OF_THE_DISK)
-        sys.exit(HELD_UP if of_disk else FAILED)
+        later = isinstance(error, DiskError | InUse)
+        later = later or (isinstance(error, OSError) and error.errno in OF_THE_DISK)
+        sys.exit(HELD_UP if later else FAILED)
     tested = result.evaluation
     teller.say(
         "ended", {"accuracy": tested.accuracy if tested else None, "loss": tested.loss if tested else None}

@@ -212,8 +212,8 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
 async def test_devices_that_dial_in_train_like_any_others(
     tmp_path, home, relays, engine, request, cluster_files
 ):
-    if engine == "ray":
-        request.getfixturevalue("cluster")
+    """Also if a node of the cluster is lost, and the actors of the others die: others take their place."""
+    nodes = request.getfixturevalue("cluster") if engine == "ray" else None
     values = {
         "model": "mlp:64-12-10",
         "data": "digits",
@@ -225,13 +225,16 @@ async def test_devices_that_dial_in_train_like_any_others(
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     told: list[str] = []
+    losing: list[asyncio.Task[None]] = []
 
     def on_event(event, fields):
         if event == "listening":
             listens.set_result(fields["port"])
-        if event == "progress" and engine == "ray" and "progress" not in told:
+        if event == "progress" and nodes is not None and "progress" not in told:
+            losing.append(asyncio.create_task(asyncio.to_thread(lose_a_node, nodes)))
             for actor in actors():
-                actor.kill()
+                with suppress(psutil.Error):  # it went with its node
+                    actor.kill()
         told.append(event)
 
     assert prepared.train is not None
@@ -257,6 +260,7 @@ async def test_devices_that_dial_in_train_like_any_others(
             for name, part in zip(("phone-1", "phone-2"), parts, strict=True)
         ]
         result, *_ = await asyncio.gather(training, *devices)
+        await asyncio.gather(*losing)
     assert result is not None
     assert result.accuracy > 0.8
     assert ("relay_ended" in told) == (engine == "ray")
@@ -272,6 +276,11 @@ async def test_devices_that_dial_in_train_like_any_others(
     )
     assert (first == second).all()
     assert (first.argmax(axis=1) == prepared.test.labels).mean() == pytest.approx(result.accuracy)
+
+
+def lose_a_node(nodes: object) -> None:
+    """End the second node of a Ray cluster, with all that runs there."""
+    nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)  # type: ignore[attr-defined]
 
 
 def actors() -> list[psutil.Process]:

@@ -4,19 +4,24 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError
 
 import numpy as np
 import psutil
 import pytest
 from crowdlearn_device.errors import CrowdlearnError
+from crowdlearn_device.platform.battery import DeviceState
 from crowdlearn_device.program.executor import chosen
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_host.cli import build
+from crowdlearn_host.common.files import locked
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.errors import ConfigError, FleetError, RunError
@@ -291,7 +296,7 @@ async def test_a_run_whose_disk_is_full_goes_on_once_there_is_room(
     tmp_path, home, worker, monkeypatch, caplog
 ):
     """It had failed for good, as its queue could still be written."""
-    monkeypatch.setattr("crowdlearn_host.service.service.DISK_SECONDS", 0.01)
+    monkeypatch.setattr("crowdlearn_host.service.service.HELD_UP_SECONDS", 0.01)
     service = Service(tmp_path, home)
     job, room = begun(service), tmp_path / "room"
     worker(f"""[ -e {room} ] && {{ {ENDED}; exit 0; }}
@@ -304,13 +309,32 @@ async def test_a_run_whose_disk_is_full_goes_on_once_there_is_room(
     assert service.jobs.job(job.id).tries == 0
 
 
-def test_the_process_of_a_run_whose_disk_is_full_says_that_it_can_go_on(tmp_path, home):
+@pytest.mark.parametrize("why", ["metrics.jsonl cannot be used", "is in use by another process"])
+def test_the_process_of_a_run_that_is_held_up_says_that_it_can_go_on(tmp_path, home, why):
     (tmp_path / "run.toml").write_text(description(fleet={"listen": "127.0.0.1:0", "joining": 2}).to_toml())
-    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)  # a file that cannot be opened
+    (tmp_path / "run").mkdir()
+    if "in use" in why:  # as by a process of a service that was killed, which takes its time to end
+        lock = locked(tmp_path / "run")
+    else:
+        (tmp_path / "run" / "metrics.jsonl").mkdir()  # a file that cannot be opened
     words = ["-m", "crowdlearn_host.service.worker", "run.toml", "run", str(os.getpid())]
     ended = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == HELD_UP, ended.stderr
-    assert "metrics.jsonl cannot be used" in json.loads(ended.stdout.splitlines()[-1])["reason"]
+    assert why in json.loads(ended.stdout.splitlines()[-1])["reason"]
+    if "in use" in why:
+        lock.close()
+
+
+def test_a_device_that_was_chosen_later_than_now_waits_like_one_that_just_was(tmp_path):
+    """As after a clock that was ahead was set right."""
+    service = Service(tmp_path, tmp_path)
+    job = service.jobs.submit("crowd", "")
+    service.jobs.begin(job, 1, ["phone-1"], 1, "")
+    with sqlite3.connect(service.jobs.path) as db:
+        db.execute("update devices set chosen = chosen + 1e9")
+    visitor = SimpleNamespace(name="phone-1", samples=8, state=DeviceState(), since=time.monotonic())
+    (candidate,) = service._candidates([visitor])
+    assert (candidate.rested, candidate.runs) == (0, 1)
 
 
 @pytest.mark.parametrize("running", [False, True])
