@@ -25,6 +25,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol.frames import MAX_FRAME
 
 from .large_message import HEAD_BYTES, PART_BYTES, LargeMessage, let_go
+from .turn import Turn
 
 try:
     from websockets.speedups import apply_mask
@@ -56,11 +57,14 @@ STALLED_SECONDS = 120.0
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FINAL, MASKED = 0x80, 0x80
+WHOLE = FINAL | BINARY
 NO_KEY = bytes(4)
 """A mask that changes nothing. Masks are to keep what a browser's page chooses out of the hands of proxies
 that take it for HTTP; what a device sends is sealed, and no page chooses it.
 """
 NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
+
+_MEDIUM, _MEDIUM_MASKED, _LONG = struct.Struct(">BBH"), struct.Struct(">BBH4x"), struct.Struct(">BBQ")
 
 Handler = Callable[[bytes], Awaitable[None] | None]
 """A function that takes a message; while its result is awaited, no more is read."""
@@ -77,10 +81,13 @@ class MessageStream(asyncio.Protocol):
         self.close_code, self.close_reason = ABNORMAL, ""
         self._transport, self._handler = transport, handler
         self._mask = NO_KEY if client else b""
+        self._medium_head = (_MEDIUM_MASKED if client else _MEDIUM).pack
+        self._medium = (MASKED if client else 0) | 126
         secure = transport.get_extra_info("ssl_object") is not None
         usual = TOGETHER_UNDER_TLS if secure else TOGETHER_BYTES
         self._together = transport.get_extra_info("write_bytes", usual)
         self._loop = asyncio.get_running_loop()
+        self._turn = Turn.of(self._loop)
         self._heard = self._loop.time()
         self._coming = bytearray()
         self._due = 0
@@ -95,7 +102,7 @@ class MessageStream(asyncio.Protocol):
         self._rest = memoryview(b"")
         """The part of a long message that has not gone out."""
         self._bytes = 0
-        self._paused = self._flushing = self._ending = self._closing = False
+        self._paused = self._flushing = self._ending = self._closing = self._over = False
         self._roomy, self._sent, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._roomy.set()
         self.on_lost: Callable[[Exception | None], None] = lambda error: None
@@ -104,14 +111,16 @@ class MessageStream(asyncio.Protocol):
         self.admit: Admit = lambda large: None
         self._large: LargeMessage | None = None
         self._admitting: asyncio.Future[None] | None = None
-        self._moved = self._heard
+        self._took, self._took_at = 0, self._heard
+        """The bytes that the system has taken in all, as they were found when they last were others."""
+        self._taken_bytes = 0
         _queue_little(transport)
         self._asking = self._loop.call_later(PING_SECONDS, self._ask)
 
     @property
     def gone(self) -> bool:
         """Return True if the connection has ended."""
-        return self._gone.is_set()
+        return self._over
 
     async def ended(self) -> str:
         """Wait until the connection has ended, and everything that came is taken; why it did."""
@@ -126,14 +135,14 @@ class MessageStream(asyncio.Protocol):
     def put(self, data: bytes, *, express: bool = False) -> None:
         """Send a message as soon as there is room; nothing if a side has begun to close the connection."""
         self.add(data, express=express)
-        self._flush_soon()
+        if not (self._flushing or self._paused):
+            self._flushing = True
+            self._turn.flush_soon(self)
 
     def add(self, data: bytes, *, express: bool = False) -> None:
         """Put a message that goes out with the next `flush`, or with what is put next."""
-        if self._ending or self._gone.is_set():
+        if self._ending or self._over:
             return
-        if not self._bytes:
-            self._moved = self._loop.time()
         (self._express if express else self._others).append(data)
         self._bytes += len(data)
         if self._bytes > ROOM_BYTES:
@@ -180,20 +189,23 @@ class MessageStream(asyncio.Protocol):
             await self._gone.wait()
 
     def _say_close(self, code: int, reason: str) -> None:
-        if not self._closing and not self._gone.is_set():
+        if not (self._closing or self._over):
             self._closing = True
             text = reason.encode()[:120].decode(errors="ignore").encode()
             self._control.append(self._frame(CLOSE, struct.pack(">H", code) + text))
-            self._flush()
+            self.flush()
 
     def _ask(self) -> None:
         """See whether the other side is there."""
-        silent = self._loop.time() - self._heard
+        now = self._loop.time()
+        silent = now - self._heard
         if silent > PING_SECONDS + PONG_SECONDS:
             self.close_reason = f"no answer for {silent:.0f} s"
             self._transport.abort()
             return
-        if self._bytes and self._loop.time() - self._moved > STALLED_SECONDS:
+        if not self._bytes or self._took != self._taken_bytes:
+            self._took, self._took_at = self._taken_bytes, now
+        elif now - self._took_at > STALLED_SECONDS:
             self.close_reason = f"nothing of what waits was taken for {STALLED_SECONDS:.0f} s"
             self._transport.abort()
             return
@@ -232,24 +244,21 @@ class MessageStream(asyncio.Protocol):
         """Take the whole frames; how many bytes they are. Raises WireError for what is no frame."""
         at, end = 0, len(data)
         while end - at >= 2:
-            first, second = data[at], data[at + 1]
-            length, start = second & 0x7F, at + 2
-            if length == 126:
-                start = at + 4
-                length = int.from_bytes(data[at + 2 : start], "big") if start <= end else 0
-            elif length == 127:
-                start = at + 10
-                length = int.from_bytes(data[at + 2 : start], "big") if start <= end else 0
-            key = b""
+            if end - at < 4:
+                data += bytes(2)  # what a short frame lacks of a longer one's head, behind its end
+            first, second, length = _MEDIUM.unpack_from(data, at)
+            start, key = at + 4, b""
+            if second & 0x7F != 126:
+                length, start = _length_of(data, at, end)
             if second & MASKED:
                 key = data[start : start + 4]
                 start += 4
             stop = start + length
-            if stop > end or start > end:
+            if stop > end:
                 self._due = stop - at
                 if length > MAX_FRAME:
                     raise WireError(f"message of {length} bytes; at most {MAX_FRAME} are allowed")
-                if length > LARGE_BYTES and first == FINAL | BINARY and not self._fragments:
+                if length > LARGE_BYTES and first == WHOLE and not self._fragments:
                     self._due = start + HEAD_BYTES - at
                     if end - start >= HEAD_BYTES:
                         self._begin(data[start:end], length, key)
@@ -259,10 +268,12 @@ class MessageStream(asyncio.Protocol):
             if key and key != NO_KEY:
                 content = apply_mask(content, key)
             at = stop
-            if first == FINAL | BINARY and not self._fragments:
-                self._take(content)
-            else:
+            if first != WHOLE or self._fragments:
                 self.take_frame(first, content)
+            elif self._taking is not None:
+                self._inbox.append(content)
+            elif (waiting := self._handler(content)) is not None:
+                self._wait_for(waiting)
         self._due = 0
         return at
 
@@ -294,7 +305,7 @@ class MessageStream(asyncio.Protocol):
         self._read_on()
 
     def _read_on(self) -> None:
-        if self._taking is None and self._admitting is None and not self._gone.is_set():
+        if self._taking is None and self._admitting is None and not self._over:
             self._transport.resume_reading()
 
     def take_frames(self, frames: deque[Frame]) -> None:
@@ -346,9 +357,13 @@ class MessageStream(asyncio.Protocol):
             self._fail(PROTOCOL_ERROR, str(error))
             return
         if waiting is not None:
-            self._transport.pause_reading()
-            self._taking = asyncio.ensure_future(waiting)
-            self._taking.add_done_callback(self._taken)
+            self._wait_for(waiting)
+
+    def _wait_for(self, waiting: Awaitable[None]) -> None:
+        """Read on once a handler has done what a message needs."""
+        self._transport.pause_reading()
+        self._taking = asyncio.ensure_future(waiting)
+        self._taking.add_done_callback(self._taken)
 
     def _taken(self, done: asyncio.Future[None]) -> None:
         self._taking = None
@@ -372,29 +387,30 @@ class MessageStream(asyncio.Protocol):
         return self._head(kind, len(content)) + content
 
     def _head(self, kind: int, length: int) -> bytes:
+        if 126 <= length < 1 << 16:
+            return self._medium_head(FINAL | kind, self._medium, length)
         masked = MASKED if self._mask else 0
         if length < 126:
             return bytes((FINAL | kind, masked | length)) + self._mask
-        if length < 1 << 16:
-            return struct.pack(">BBH", FINAL | kind, masked | 126, length) + self._mask
-        return struct.pack(">BBQ", FINAL | kind, masked | 127, length) + self._mask
+        return _LONG.pack(FINAL | kind, masked | 127, length) + self._mask
 
     def _flush_soon(self) -> None:
         if not (self._flushing or self._paused):
             self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        self.flush()
+            self._turn.flush_soon(self)
 
     def flush(self) -> None:
         """Hand the system what it takes, now."""
-        while not (self._paused or self._gone.is_set()):
-            if not (self._express or self._others or self._rest or self._control):
-                if self._ending:
-                    self._sent.set()
+        self._flushing = False
+        express, others, control = self._express, self._others, self._control
+        if len(others) == 1 and not (self._paused or self._over or self._rest or express or control):
+            length = len(others[0])
+            if length <= self._together and not self._ending:  # nearly always: a short message, alone
+                self._bytes = 0
+                self._taken_bytes += length
+                self._write(self._head(BINARY, length) + others.popleft())
                 return
+        while not (self._paused or self._over):
             if self._rest:
                 part, rest = self._rest[:PART_BYTES], self._rest[PART_BYTES:]
                 self._rest = rest or memoryview(b"")  # an empty view, too, would hold the message
@@ -402,9 +418,12 @@ class MessageStream(asyncio.Protocol):
                 self._write(part)
                 let_go(part.obj)
                 continue
-            parts, size = list(self._control), 0
-            self._control.clear()
-            while lane := self._express or self._others:
+            parts: list[bytes] = []
+            size = 0
+            if control:
+                parts.extend(control)
+                control.clear()
+            while lane := express or others:
                 length = len(lane[0])
                 if parts and size + length > self._together:
                     break
@@ -415,6 +434,10 @@ class MessageStream(asyncio.Protocol):
                     break
                 parts.append(data)
                 size += length
+            if not parts:
+                if self._ending:
+                    self._sent.set()
+                return
             self._went(size)
             self._write(b"".join(parts))
 
@@ -426,9 +449,10 @@ class MessageStream(asyncio.Protocol):
             self._transport.abort()
 
     def _went(self, size: int) -> None:
-        self._bytes -= size
-        self._moved = self._loop.time()
-        if self._bytes <= ROOM_BYTES and not self._roomy.is_set():
+        before = self._bytes
+        self._bytes = before - size
+        self._taken_bytes += size
+        if before > ROOM_BYTES >= self._bytes:
             self._roomy.set()
 
     def pause_writing(self) -> None:
@@ -452,6 +476,7 @@ class MessageStream(asyncio.Protocol):
         self._others.clear()
         self._rest = memoryview(b"")
         self._bytes = 0
+        self._over = True
         for event in (self._gone, self._roomy, self._sent):
             event.set()
         self.on_lost(exc)
@@ -461,6 +486,16 @@ Admit = Callable[[LargeMessage], Awaitable[None] | None]
 """A function that looks at the head of a large message; until its result is over, no more of the message is
 read. Raises WireError if it is refused.
 """
+
+
+def _length_of(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return the length of a short or a long frame, 0 if its head is not whole, and where the mask or the
+    content begins.
+    """
+    length = data[at + 1] & 0x7F
+    if length < 126:
+        return length, at + 2
+    return int.from_bytes(data[at + 2 : at + 10], "big") if at + 10 <= end else 0, at + 10
 
 
 def _ignore(data: bytes) -> None:

@@ -8,7 +8,7 @@ import pytest
 from crowdlearn_host.adb.carriers.joined import joined
 from crowdlearn_host.adb.carriers.mux import Mux, Service, Stream
 from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
-from crowdlearn_host.adb.wire.streams import Data
+from crowdlearn_host.adb.wire.streams import ACKNOWLEDGED_WITH_DATA
 
 
 class Heard(asyncio.Protocol):
@@ -148,8 +148,26 @@ async def test_what_came_before_a_stream_is_a_transport_is_told_before_what_come
             await asyncio.sleep(0.01)
     heard, transport = Heard(), StreamTransport(stream)
     transport.set_protocol(heard)
-    transport._happened(Data(1, b"second"))
+    transport._came(b"second")
     await asyncio.sleep(0)
     assert heard.data == b"first, second"
+    for mux in (host, phone):
+        await mux.close()
+
+
+async def test_what_a_reader_has_taken_is_acknowledged_with_what_is_sent_next() -> None:
+    async def answer(stream: Stream) -> None:
+        got = 0
+        while got < ACKNOWLEDGED_WITH_DATA:
+            got += len(await stream.read())
+        stream.send(b"answer")
+        await stream.read()
+
+    host, phone = await connected(lambda name: answer, counts_bytes=True)
+    stream = await host.open("any:")
+    await stream.write(bytes(ACKNOWLEDGED_WITH_DATA))
+    async with asyncio.timeout(60):
+        assert await stream.read() == b"answer"
+    assert stream.flow.room == stream.flow.granted
     for mux in (host, phone):
         await mux.close()

@@ -70,8 +70,8 @@ async def hosted(folder: Path) -> AsyncIterator[Hosted]:
         yield host
 
 
-def envelope(sender: int, receiver: int, sealed: bytes) -> bytes:
-    told = pb.Envelope(generation=1, sender=sender, receiver=receiver, sealed=sealed)
+def envelope(sender: int, receiver: int, sealed: bytes, generation: int = 1) -> bytes:
+    told = pb.Envelope(generation=generation, sender=sender, receiver=receiver, sealed=sealed)
     return encode_frame(pb.Frame(envelope=told))
 
 
@@ -96,6 +96,22 @@ async def test_an_envelope_to_another_group_reaches_nobody(tmp_path: Path) -> No
         assert await host.refused.get() == "envelope to device 2, which is not of its group"
         await host.devices[3].send(envelope(3, 2, b"of the group"))
         assert await next_envelope(host.devices[2]) == b"of the group"
+
+
+async def test_envelopes_go_to_the_connection_and_the_generation_of_now_whatever_way_others_took(
+    tmp_path: Path,
+) -> None:
+    async with asyncio.timeout(SECONDS), hosted(tmp_path) as host:
+        for text in (b"first", b"the same way"):
+            await host.devices[0].send(envelope(0, 1, text))
+            assert await next_envelope(host.devices[1]) == text
+        again = await host.come(1)
+        assert decode_frame(await again.recv(decode=False)).welcome.device == 1
+        now = host.server.groups[0].generation
+        assert now > 1
+        await host.devices[0].send(envelope(0, 1, b"late"))
+        await host.devices[0].send(envelope(0, 1, b"of now", now))
+        assert await next_envelope(again) == b"of now"
 
 
 @pytest.mark.parametrize(("piece", "sender"), [(1, 0), (0, 1), (7, 0)])

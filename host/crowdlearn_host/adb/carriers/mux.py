@@ -9,7 +9,18 @@ from typing import Any, cast
 
 from crowdlearn_host.adb.wire.messages import MAX_PAYLOAD, Command, Decoder, Message, encode_header
 from crowdlearn_host.adb.wire.stream import ByteStream
-from crowdlearn_host.adb.wire.streams import WINDOW_BYTES, Closed, Data, Incoming, Opened, Streams, Writable
+from crowdlearn_host.adb.wire.streams import (
+    ACKNOWLEDGED_WITH_DATA,
+    WINDOW_BYTES,
+    WRTE,
+    Closed,
+    Data,
+    Flow,
+    Incoming,
+    Opened,
+    Streams,
+    Writable,
+)
 from crowdlearn_host.errors import FleetError
 
 PUMP_BYTES = 1 << 18
@@ -36,13 +47,15 @@ class Stream:
         self._broken = False
         self._changed = asyncio.Event()
         self.notify: Listener = self._noted
-        """Takes an event of the connection; None when the connection is lost."""
+        """Takes an event of the connection, other than Data; None when the connection is lost."""
+        self.take: Taker = self._keep
+        """Takes what comes; True if that is done with, False if it is kept and acknowledged later."""
 
-    def listen(self, listener: "Listener") -> bytes:
-        """Send events there from now on, as nothing reads or waits here any more. Return what came and was
-        not read, which is still to be acknowledged. An end that came before is sent there soon.
+    def listen(self, listener: "Listener", taker: "Taker") -> bytes:
+        """Send events and what comes there from now on, as nothing reads or waits here any more. Return what
+        came and was not read, which is still to be acknowledged. An end that came before is sent there soon.
         """
-        self.notify = listener
+        self.notify, self.take = listener, taker
         if self._ended:
             over = None if self._broken else Closed(self._local_id, was_open=True)
             asyncio.get_running_loop().call_soon(listener, over)
@@ -60,14 +73,19 @@ class Stream:
         """Return True if the stream is open, and the peer takes more."""
         return self._flow.room > 0
 
-    def can_write_within(self, size: int) -> bool:
-        """Return whether the stream can write, and fewer than `size` bytes are unacknowledged."""
-        flow = self._flow
-        return flow.room > 0 and flow.granted - flow.room < size
+    @property
+    def flow(self) -> Flow:
+        """Return what may be sent, and what is unacknowledged."""
+        return self._flow
 
     def send(self, payload: bytes) -> None:
         """Send one payload, where the stream can write."""
-        self._mux.send(self._streams.write(self._local_id, payload))
+        flow = self._flow
+        message = flow.write(payload)
+        if flow.owed < ACKNOWLEDGED_WITH_DATA:
+            self._mux.send(message)
+        else:
+            self._mux.send(message, self._streams.acknowledge_owed(self._local_id))
 
     def acknowledge(self, size: int) -> None:
         """Acknowledge so many bytes that came: they are taken."""
@@ -128,15 +146,18 @@ class Stream:
                 raise StreamRefused(f"the phone does not offer {self.service!r}")
             await self._wait()
 
-    def _noted(self, event: Opened | Data | Writable | Closed | None) -> None:
-        """Keep an event for the next read, and wake what waits."""
+    def _keep(self, payload: bytes) -> bool:
+        """Keep what came for the next read, and wake what waits; an empty payload is done with."""
+        if payload:
+            self._chunks.append(payload)
+        self._changed.set()
+        return not payload
+
+    def _noted(self, event: Opened | Writable | Closed | None) -> None:
+        """Note an event, and wake what waits."""
         match event:
             case Opened():
                 self._opened = True
-            case Data(payload=b""):
-                self.acknowledge(0)
-            case Data(payload=payload):
-                self._chunks.append(payload)
             case Closed():
                 self._ended = True
             case None:
@@ -154,7 +175,8 @@ class Stream:
             self._mux.raise_if_lost()
 
 
-Listener = Callable[[Opened | Data | Writable | Closed | None], None]
+Listener = Callable[[Opened | Writable | Closed | None], None]
+Taker = Callable[[bytes], bool]
 Service = Callable[[Stream], Coroutine[Any, Any, None]]
 
 
@@ -231,17 +253,22 @@ class Mux(asyncio.BufferedProtocol):
         if message is not None:
             self.send(message)
 
-    def send(self, message: Message) -> None:
-        """Put a message on the wire; silently nothing after the connection is lost."""
-        if self._transport is None or self._lost is not None:
+    def send(self, message: Message, before: Message | None = None) -> None:
+        """Put a message on the wire, in one write with a short one `before` it; silently nothing after the
+        connection is lost.
+        """
+        transport = self._transport
+        if transport is None or self._lost is not None:
             return
         # What is said before a version is agreed carries its checksum in every version.
         checked = self._with_checksums or message.command in UNAGREED
-        header = encode_header(message, with_checksum=checked)
-        if len(message.payload) > PUMP_BYTES:
-            self._transport.writelines([header, message.payload])
+        header, payload = encode_header(message, with_checksum=checked), message.payload
+        if before is not None:
+            header = encode_header(before, with_checksum=checked) + before.payload + header
+        if len(payload) > PUMP_BYTES:
+            transport.writelines([header, payload])
         else:
-            self._transport.write(header + message.payload)
+            transport.write(header + payload)
 
     def _lose(self, reason: str) -> None:
         """Mark the connection as lost and wake every task that waits on it."""
@@ -259,7 +286,15 @@ class Mux(asyncio.BufferedProtocol):
 
     def receive(self, message: Message) -> None:
         """Act on a message of the peer. Raises ProtocolError."""
-        event, answer = self._streams.receive(message)
+        streams = self._streams
+        if message.command is WRTE and streams.arrived(message):  # nearly all of them
+            _, _, local_id, payload = message
+            if self._ends[local_id].take(payload):
+                answer = streams.acknowledge(local_id, len(payload))
+                if answer is not None:
+                    self.send(answer)
+            return
+        event, answer = streams.receive(message)
         if answer is not None:
             self.send(answer)
         if event is None:
@@ -268,7 +303,7 @@ class Mux(asyncio.BufferedProtocol):
             self._serve(event)
             return
         stream = self._ends.get(event.local_id)
-        if stream is not None:
+        if stream is not None and not isinstance(event, Data):
             stream.notify(event)
         if isinstance(event, Closed):
             self._ends.pop(event.local_id, None)

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, cast
 
 from crowdlearn_host.adb.carriers.mux import Stream
-from crowdlearn_host.adb.wire.streams import Closed, Data, Opened, Writable
+from crowdlearn_host.adb.wire.streams import Closed, Opened, Writable
 from crowdlearn_host.errors import FleetError
 
 WRITE_BYTES = 64 << 10
@@ -19,6 +19,10 @@ class StreamTransport(asyncio.Transport):
     def __init__(self, stream: Stream) -> None:
         super().__init__({"write_bytes": WRITE_BYTES})
         self._stream = stream
+        self._flow = stream.flow
+        self._least_room = max(self._flow.granted - WRITE_BYTES, 0)
+        """The room of the flow at which nothing is written any more."""
+        self._most = stream.max_payload
         self._loop = asyncio.get_running_loop()
         self._protocol: asyncio.Protocol = asyncio.Protocol()
         self._buffer = bytearray()
@@ -28,7 +32,7 @@ class StreamTransport(asyncio.Transport):
         self._lost = False
         self._end: tuple[Exception | None] | None = None
         """The end of the stream, while the protocol has not read what came before."""
-        self._held = bytearray(stream.listen(self._happened))
+        self._held = bytearray(stream.listen(self._happened, self._came))
         """The bytes that came while the protocol did not read."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -51,38 +55,38 @@ class StreamTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or not data:
             return
-        stream = self._stream
-        if not self._buffer and stream.can_write_within(WRITE_BYTES) and len(data) <= stream.max_payload:
-            stream.send(bytes(data))  # as it is, without a way through the buffer
+        flow, least = self._flow, self._least_room
+        if flow.room > least and not self._buffer and len(data) <= self._most:
+            self._stream.send(bytes(data))  # as it is, without a way through the buffer
         else:
             self._buffer += data
             self._send()
-        if self._writing and not stream.can_write_within(WRITE_BYTES):
+        if flow.room <= least and self._writing:
             self._writing = False
             self._protocol.pause_writing()
 
     def _send(self) -> None:
-        while self._buffer and self._stream.can_write_within(WRITE_BYTES):
-            payload = bytes(self._buffer[: self._stream.max_payload])
+        while self._buffer and self._flow.room > self._least_room:
+            payload = bytes(self._buffer[: self._most])
             del self._buffer[: len(payload)]
             self._stream.send(payload)
 
-    def _happened(self, event: Opened | Data | Writable | Closed | None) -> None:
+    def _came(self, payload: bytes) -> bool:
+        if self._reading and not self._held:  # bytes that came before go first
+            self._protocol.data_received(payload)
+            return True
+        self._held += payload
+        return False
+
+    def _happened(self, event: Opened | Writable | Closed | None) -> None:
         kind = type(event)
-        if kind is Data:
-            _, payload = cast(Data, event)
-            if self._reading and not self._held:  # bytes that came before go first
-                self._protocol.data_received(payload)
-                self._stream.acknowledge(len(payload))
-            else:
-                self._held += payload
-        elif kind is Writable:
+        if kind is Writable:
             self._send()
             if self._buffer:
                 return
             if self._closing:
                 self.abort()
-            elif not self._writing and self._stream.can_write_within(WRITE_BYTES):
+            elif not self._writing and self._flow.room > self._least_room:
                 self._writing = True
                 self._protocol.resume_writing()
         elif kind is Closed:

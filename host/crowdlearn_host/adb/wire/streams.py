@@ -20,7 +20,10 @@ WINDOW_BYTES = 1 << 20
 """The bytes of a stream that may be unacknowledged, whatever more a peer grants."""
 ACKNOWLEDGED_BYTES = 32 << 10
 """The bytes that are acknowledged together: a sender that waits for fewer waits for good."""
+ACKNOWLEDGED_WITH_DATA = ACKNOWLEDGED_BYTES // 2
+"""The bytes whose acknowledgement goes along with what this end sends: it costs no write and no wake-up."""
 _COUNT = struct.Struct("<i")
+_new = tuple.__new__
 WRTE, OKAY, CLSE = Command.WRTE, Command.OKAY, Command.CLSE
 
 
@@ -66,7 +69,9 @@ Taken = tuple[Event | None, Message | None]
 class Flow:
     """The flow of one stream, in bytes, or in messages where the peer does not count bytes."""
 
+    local_id: int
     remote_id: int
+    counts_bytes: bool
     window: int
     """The most that the peer may have unacknowledged."""
     room: int = 0
@@ -77,6 +82,18 @@ class Flow:
     """The part of what came that its reader has not taken."""
     owed: int = 0
     """The part that its reader has taken, and that is still to be acknowledged."""
+    due: int = 0
+    """The most that may be owed."""
+
+    def __post_init__(self) -> None:
+        self.due = min(ACKNOWLEDGED_BYTES, self.window // 2)
+
+    def write(self, payload: bytes) -> Message:
+        """Return the message that sends a payload. Raises ValueError if there is no room."""
+        if self.room <= 0:
+            raise ValueError(f"stream {self.local_id} cannot take a write now")
+        self.room -= len(payload) if self.counts_bytes else 1
+        return _new(Message, (WRTE, self.local_id, self.remote_id, payload))
 
 
 class Streams:
@@ -123,11 +140,7 @@ class Streams:
 
     def write(self, local_id: int, payload: bytes) -> Message:
         """Send one payload; only where there is room."""
-        state = self._states.get(local_id)
-        if state is None or state.room <= 0:
-            raise ValueError(f"stream {local_id} cannot take a write now")
-        state.room -= len(payload) if self.counts_bytes else 1
-        return Message(WRTE, local_id, state.remote_id, payload)
+        return self.flow(local_id).write(payload)
 
     def acknowledge(self, local_id: int, size: int) -> Message | None:
         """Return the message that acknowledges Data of `size` bytes, which its reader has taken; None if the
@@ -142,8 +155,11 @@ class Streams:
         size = min(size, state.unread)
         state.unread -= size
         state.owed += size
-        if state.owed < min(ACKNOWLEDGED_BYTES, state.window // 2):
-            return None
+        return None if state.owed < state.due else self.acknowledge_owed(local_id)
+
+    def acknowledge_owed(self, local_id: int) -> Message:
+        """Return the message that acknowledges all that is owed on a stream, which is open."""
+        state = self._states[local_id]
         taken, state.owed = state.owed, 0
         return Message(OKAY, local_id, state.remote_id, self._count(taken))
 
@@ -192,11 +208,15 @@ class Streams:
         state.room = min(state.room + count, state.granted)
         return Writable(local_id), None
 
-    def _receive_write(self, message: Message) -> Taken:
+    def arrived(self, message: Message) -> bool:
+        """Take in what a WRTE holds, as far as the flow goes. Return whether its stream is open.
+
+        Raises ProtocolError if the peer sends more than it may.
+        """
         _, remote_id, local_id, payload = message
         state = self._states.get(local_id)
         if state is None or state.remote_id != remote_id:
-            return None, _closed(message)
+            return False
         if self.counts_bytes:
             if state.unread + state.owed >= state.window:
                 raise ProtocolError(
@@ -207,7 +227,12 @@ class Streams:
             if state.unread:
                 raise ProtocolError(f"adb stream {local_id}: a second WRTE before the first was acknowledged")
             state.unread = 1
-        return Data(local_id, payload), None
+        return True
+
+    def _receive_write(self, message: Message) -> Taken:
+        if not self.arrived(message):
+            return None, _closed(message)
+        return Data(message.arg1, message.payload), None
 
     def _receive_close(self, message: Message) -> Taken:
         state = self._states.get(message.arg1)
@@ -231,7 +256,7 @@ class Streams:
         while local_id in self._states:
             local_id = local_id % 0xFFFFFFFF + 1
         self._last_id = local_id
-        self._states[local_id] = Flow(remote_id, window)
+        self._states[local_id] = Flow(local_id, remote_id, self.counts_bytes, window)
         return local_id
 
 

@@ -201,6 +201,8 @@ class TrainingProgress:
         self._epoch_now = max(self._epoch_now, fields["epoch"])
         self._status = f"epoch {fields['epoch'] + 1}"
         self._sent = sum(fields["bytes"].values())
+        if self._bar.disable:
+            return
         self._bar.update(
             self._task,
             completed=self._seen,

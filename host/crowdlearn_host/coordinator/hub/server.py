@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from crowdlearn_device.errors import WireError
@@ -44,7 +45,7 @@ from crowdlearn_host.errors import ConfigError, FleetError
 
 from .admission import Seats, check_same, hello_of, samples_of
 from .arrival import Arrival, Dialled, Relays
-from .connection import Attached
+from .connection import ROUTE_BYTES, Attached, Route
 from .introduction import check_proof, heard
 from .large_messages import LargeMessages
 from .ledger import CONTROL
@@ -292,8 +293,8 @@ class Server:
         device = Device(number, hello.device, hello.identity, samples)
         up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
         up.masked, down.masked = (0, 4) if dialled else (4, 0)  # who dials masks its frames
-        line = arrival.take_over(number, index, lambda data: self.take(attached, data), self._admit)
-        attached = Attached(device, number, self._group(number), line, up, down)
+        attached = Attached(device, number, self._group(number), up, down)
+        attached.stream = arrival.take_over(number, index, partial(self.take, attached), self._admit)
         before = self._attached.pop(number, None)
         if before is not None:
             before.counts = False
@@ -314,6 +315,9 @@ class Server:
         """
         if not attached.counts:
             return None  # it was let go; what it still says counts no more
+        route = attached.routes.get(bytes(data[:ROUTE_BYTES]))
+        if route is not None and route.generation == attached.group.generation and route.to.counts:
+            return self._pass_on(attached, route, data)
         if (address := address_of(data)) is not None:
             return self._relay(attached, address, data)
         frame = decode_frame(data)
@@ -343,17 +347,24 @@ class Server:
     def _relay(self, attached: Attached, address: Address, data: bytes) -> Awaitable[None] | None:
         """Pass on what the relay cannot read."""
         generation, sender, receiving, purpose, express = address
-        attached.up.count(purpose, len(data))
         group = attached.group
         if sender != attached.number:
             self._refuse(attached, f"envelope in the name of device {sender}")
         elif receiving not in group.devices:
             self._refuse(attached, f"envelope to device {receiving}, which is not of its group")
         elif generation == group.generation and (receiver := self._attached.get(receiving)):
-            group.pace.heard(sender)
-            receiver.put(data, purpose, express=express)
-            return None if receiver.stream.has_room else receiver.stream.room()
+            route = Route(generation, receiver, purpose, express)
+            attached.learn_route(data, route)
+            return self._pass_on(attached, route, data)
+        attached.up.count(purpose, len(data))
         return None
+
+    def _pass_on(self, attached: Attached, route: Route, data: bytes) -> Awaitable[None] | None:
+        _, to, purpose, express = route
+        attached.up.pass_on(to.down, purpose, len(data))
+        attached.group.pace.heard(attached.number)
+        to.stream.put(data, express=express)
+        return None if to.stream.has_room else to.stream.room()
 
     async def _give(self, attached: Attached, sha256: str) -> None:
         """Send a file of a program, no faster than the device takes it."""

@@ -37,7 +37,8 @@ class Throughput:
         """Return the totals after a mini-batch of `rows`: samples a second, bytes of sums and errors a
         sample, all bytes.
         """
-        sent, exchanged = self._traffic.by_purpose(), self._traffic.exchanged
+        sent = self._traffic.by_purpose()
+        exchanged = sent["activation"] + sent["error"]
         if self.samples == 0:
             self._began, self._exchanged = time.monotonic(), exchanged
             self.samples = self._first_rows = rows

@@ -358,9 +358,9 @@ class RunFolder:
                 kept[epoch].unlink(missing_ok=True)
 
 
-def line(fields: Mapping[str, Any]) -> bytes:
-    """Return a line of a log, with the time."""
-    return json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
+def line(fields: Mapping[str, Any], at: float | None = None) -> bytes:
+    """Return a line of a log, with its time in seconds since 1970: `at`, or now."""
+    return json.dumps({"time": round(time.time() if at is None else at, 3), **fields}).encode() + b"\n"
 
 
 def check_has_model(path: Path) -> None:

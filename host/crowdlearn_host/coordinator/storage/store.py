@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ class Store:
         self._saving: list[Saved] = []
         self._saved: asyncio.Future[None] | None = None
         self._suspicions: list[Suspicion] = []
-        self._metrics: list[bytes] = []
-        self._events: list[bytes] = []
+        self._metrics: list[tuple[float, Mapping[str, Any]]] = []
+        self._events: list[tuple[float, Mapping[str, Any]]] = []
         self._logging: asyncio.TimerHandle | None = None
         self._ending = False
         folder.open_shared(shared)
@@ -171,9 +172,9 @@ class Store:
         """Have a line in the run's logs soon: on disk before anything that is saved after it."""
         with self._lock:
             if event == "progress":
-                self._metrics.append(line(fields))
+                self._metrics.append((time.time(), fields))
             else:
-                self._events.append(line({"event": event, **fields}))
+                self._events.append((time.time(), {"event": event, **fields}))
         if self._ending:
             self._write_logs()
         elif self._logging is None:
@@ -192,4 +193,4 @@ class Store:
         with self._lock:
             metrics, self._metrics = self._metrics, []
             events, self._events = self._events, []
-        self._folder.log(b"".join(metrics), b"".join(events))
+        self._folder.log(*(b"".join(line(fields, at) for at, fields in log) for log in (metrics, events)))

@@ -94,16 +94,19 @@ class Adbd(Mux):
             self._answer(self._handshake.accept())
         return waits
 
-    def send(self, message: Message) -> None:
-        """Put a message on the link; nothing after the connection is lost."""
+    def send(self, message: Message, before: Message | None = None) -> None:
+        """Put a message on the link, behind one `before` it; nothing after the connection is lost."""
         if self.lost:
             return
         size = HEADER_BYTES + len(message.payload)
-        self._offer.traffic.sent += size
-        if self._sending:
-            self._sending.put(message, size)
-        else:
-            super().send(message)
+        ahead = 0 if before is None else HEADER_BYTES + len(before.payload)
+        self._offer.traffic.sent += ahead + size
+        if self._sending is None:
+            super().send(message, before)
+            return
+        if before is not None:
+            self._sending.put(before, ahead)
+        self._sending.put(message, size)
 
     def receive(self, message: Message) -> None:
         """Take a message that the computer sent, when the link has carried it. Raises ProtocolError."""

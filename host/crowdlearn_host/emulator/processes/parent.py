@@ -1,5 +1,6 @@
 """Processes that end with the one that started them."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,3 +15,12 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt_nobody() -> None:
+    """Have this process, and those that it starts, wait for their turn when they wake up: a phone is another
+    computer, which takes no processor from the host that sends to it. Does nothing where the system has no
+    such policy.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

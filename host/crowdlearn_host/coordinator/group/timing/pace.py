@@ -39,7 +39,8 @@ class Pace:
 
     def heard(self, device: int) -> None:
         self._heard[device] = self._now
-        self._asked.pop(device, None)
+        if self._asked:
+            self._asked.pop(device, None)
 
     def gone(self, device: int) -> None:
         for times in (self._heard, self._asked):
