@@ -1,13 +1,23 @@
-"""Near the border between the backends a program has the one that was faster where it was exported."""
+"""Near the border between the backends a program has both forms of a method, and its device chooses."""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.optimizers.sgd import Sgd
+from crowdlearn_device.program import kernels
+from crowdlearn_device.program.executor import ExecuTorchExecutor, ProgramStore
+from crowdlearn_device.program.kernels import ChoosingExecutor, KernelChoice
+from crowdlearn_device.program.manifest import BackendChoice
 from crowdlearn_device.program.manifest_reader import read_manifest
+from crowdlearn_device.program.verification import verify_for
 from crowdlearn_export.compiler.compile import CompiledProgram, Method, compile_program
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import (
@@ -30,45 +40,115 @@ def graph() -> NeuronGraph:
 
 
 @pytest.fixture(scope="module")
-def measured(graph: NeuronGraph) -> SliceProgram:
-    return export_slice(graph, [96, 0, 3], SGD, max_batch=9, measured=True)
+def both(graph: NeuronGraph) -> SliceProgram:
+    return export_slice(graph, [96, 0, 3], SGD, max_batch=9, either=True)
 
 
-def test_the_manifest_tells_what_was_measured_and_where(measured: SliceProgram) -> None:
-    manifest = measured.manifest
-    assert manifest.backends["loss"].portable_ms is None
-    assert manifest.measured_on
-    near = manifest.backends["forward_0"]
-    assert near.portable_ms
-    assert near.xnnpack_ms
-    times = {"portable": near.portable_ms, "xnnpack": near.xnnpack_ms}
-    assert times[near.backend] <= min(times.values()) / 0.9
+def test_a_method_near_the_border_is_there_in_both_forms(both: SliceProgram) -> None:
+    manifest = both.manifest
+    assert manifest.backends["loss"] == BackendChoice("portable")
+    assert manifest.backends["forward_0"] == BackendChoice("portable", "forward_0_on_xnnpack")
+    assert {method.name for method in manifest.methods} == {"forward_0", "backward_0", "loss"}
     assert read_manifest(manifest.to_json()) == manifest
+    assert manifest.parity is not None
+    assert set(manifest.parity) == {"forward_0", "backward_0", "loss"}
+    assert b"XnnpackBackend" in both.pte
+    verify_for(manifest, both.pte)
+    missing = {**manifest.backends, "forward_0": BackendChoice("portable", "forward_0_elsewhere")}
+    with pytest.raises(ProgramError, match="does not have method forward_0_elsewhere"):
+        verify_for(replace(manifest, backends=missing), both.pte)
+    with pytest.raises(ProgramError, match="another form, 'loss', of no method"):
+        read_manifest(replace(manifest, backends={"forward_0": BackendChoice("xnnpack", "loss")}).to_json())
+
+
+@pytest.fixture
+def store(both: SliceProgram, tmp_path: Path) -> ProgramStore:
+    for name, content in both.files().items():
+        (tmp_path / name).write_bytes(content)
+    return ProgramStore(tmp_path)
+
+
+def test_a_device_times_both_forms_once_and_runs_what_it_chose(
+    both: SliceProgram, store: ProgramStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = store.executor(both.manifest)
+    assert isinstance(executor, ChoosingExecutor)
+    assert set(executor.choice.methods) == {"forward_0", "backward_0"}
+    for name, timed in executor.choice.methods.items():
+        times = {"portable": timed.portable_ms, "xnnpack": timed.xnnpack_ms}
+        suggested = both.manifest.backends[name].backend
+        assert times[timed.backend] <= min(times.values()) / (
+            kernels.CLEARLY if timed.backend == suggested else 1
+        )
+    written = tmp_path / f"{both.manifest.sha256}.kernels"
+    assert KernelChoice.from_json(written.read_text()) == executor.choice
+    forms = {name: replace(timed, backend="xnnpack") for name, timed in executor.choice.methods.items()}
+    written.write_text(replace(executor.choice, methods=forms).to_json())
+
+    ran: list[str] = []
+
+    def counting(self: ExecuTorchExecutor, method: str, inputs: Any, *, borrowed: bool = False) -> Any:
+        ran.append(method)
+        return run(self, method, inputs, borrowed=borrowed)
+
+    run = ExecuTorchExecutor.run
+    monkeypatch.setattr(ExecuTorchExecutor, "run", counting)
+    chosen = store.executor(both.manifest)
+    assert ran == []  # as is written
+    method = both.manifest.method("forward_0")
+    rng = np.random.default_rng(0)
+    shapes = [[9 if size == "B" else int(size) for size in port.shape] for port in method.inputs]
+    arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    (found,) = chosen.run("forward_0", arrays)
+    assert ran == ["forward_0_on_xnnpack"]
+    np.testing.assert_allclose(found, arrays[0] @ arrays[1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": 0}', '{"version": 1, "methods": []}', "[1]"])
+def test_what_is_no_choice_is_made_anew(
+    both: SliceProgram, store: ProgramStore, tmp_path: Path, text: str
+) -> None:
+    written = tmp_path / f"{both.manifest.sha256}.kernels"
+    written.write_text(text)
+    with pytest.raises(ValueError):
+        KernelChoice.from_json(text)
+    executor = store.executor(both.manifest)
+    assert isinstance(executor, ChoosingExecutor)
+    assert KernelChoice.from_json(written.read_text()) == executor.choice
+
+
+def test_nothing_is_timed_under_an_emulator(
+    both: SliceProgram, store: ProgramStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "emulated", lambda: True)
+    executor = store.executor(both.manifest)
+    assert isinstance(executor, ChoosingExecutor)
+    assert executor.choice == KernelChoice(platform.machine(), True)
 
 
 def test_by_size_the_same_network_gives_the_same_program(graph: NeuronGraph) -> None:
     first, second = (export_slice(graph, [0, 64, 0], SGD, max_batch=9) for _ in range(2))
     assert first == second
-    assert not first.manifest.measured_on
+    assert not any(choice.other for choice in first.manifest.backends.values())
 
 
-def test_who_exports_second_gets_the_first_ones_program(measured: SliceProgram, tmp_path) -> None:
+def test_who_exports_second_gets_the_first_ones_program(both: SliceProgram, tmp_path) -> None:
     """Whatever was faster this time: a run that goes on has the programs that it began with."""
-    other = replace(measured, manifest=replace(measured.manifest, measured_on="another moment"))
-    assert save_cached(tmp_path / "key", measured) == measured
-    assert save_cached(tmp_path / "key", other) == measured
+    other = replace(both, manifest=replace(both.manifest, max_batch=8))
+    assert save_cached(tmp_path / "key", both) == both
+    assert save_cached(tmp_path / "key", other) == both
     (tmp_path / "key" / "program.pte").write_bytes(b"damaged")
     assert save_cached(tmp_path / "key", other) == other
     assert load_cached(tmp_path / "key") == other
     (tmp_path / "key" / "manifest.json").write_text("damaged")
     assert load_cached(tmp_path / "key") is None
-    assert save_cached(tmp_path / "key", measured) == measured
+    assert save_cached(tmp_path / "key", both) == both
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_a_program_that_cannot_be_kept_serves_all_the_same(measured: SliceProgram, tmp_path) -> None:
+def test_a_program_that_cannot_be_kept_serves_all_the_same(both: SliceProgram, tmp_path) -> None:
     (tmp_path / "key").write_text("another user's file")
-    assert save_cached(tmp_path / "key", measured) == measured
+    assert save_cached(tmp_path / "key", both) == both
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from crowdlearn_device.program.kernels import KernelChoice
 from crowdlearn_host.adb.deployment import runtimes
 from crowdlearn_host.bundle import Bundle
 from crowdlearn_host.common.files import read_lines
@@ -45,6 +46,9 @@ def test_training_on_arm_equals_unsliced_sgd(
     deployed = [event for event in read_lines(run / "events.jsonl") if event["event"] == "deployed"]
     sent = arm_bundle.python.packed + arm_bundle.device.packed
     assert [event["bytes"] > sent for event in deployed] == [True] * PHONES
+    chosen = [KernelChoice.from_json(file.read_text()) for file in tmp_path.rglob("*.kernels")]
+    assert chosen
+    assert all(choice == KernelChoice("arm64-v8a", True) for choice in chosen)  # no seconds of an emulator
     expected, losses = unsliced(CONFIG, PHONES, torch.float32)
     metrics = list(read_lines(run / "metrics.jsonl"))
     assert [m["loss"] for m in metrics] == pytest.approx(losses, rel=1e-3)

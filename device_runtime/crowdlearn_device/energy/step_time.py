@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-
 from crowdlearn_device.program.executor import Executor, ProgramStore
 from crowdlearn_device.program.isolation.isolated import IsolatedExecutor
-from crowdlearn_device.program.manifest import HELD, LOSS, TRAIN_STEP, Manifest, Port
+from crowdlearn_device.program.kernels import ChoosingExecutor, KernelChoice, zeros_at
+from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP, Manifest
 from crowdlearn_device.protocol.frames import Array
 
 WARM_UP_STEPS = 2
@@ -23,7 +22,8 @@ READY = "ready"
 @dataclass(frozen=True)
 class StepTime:
     """Steps of `batch` samples that were run, and the seconds they took together; `stages` tells the seconds
-    of each method, `memory` the most bytes that the process has held, libraries included.
+    of each method, `memory` the most bytes that the process has held, libraries included. `kernels` are the
+    device's choices between methods of two forms; None if the program has none.
     """
 
     steps: int
@@ -31,9 +31,11 @@ class StepTime:
     seconds: float
     stages: dict[str, float] = field(default_factory=dict)
     memory: int = 0
+    kernels: KernelChoice | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        kernels = None if self.kernels is None else json.loads(self.kernels.to_json())
+        return json.dumps({**asdict(self), "kernels": kernels})
 
 
 def measure_step(
@@ -49,7 +51,9 @@ def measure_step(
     Raises ProgramError if the program is absent, damaged, or cannot be run.
     """
     manifest = store.manifest(sha256)
-    executor = store.executor(manifest)
+    executor, kernels = store.executor(manifest), None
+    if isinstance(executor, ChoosingExecutor):
+        kernels = executor.choice
     inputs = _inputs(manifest, executor)
     stages = dict.fromkeys(inputs, 0.0)
     for _ in range(WARM_UP_STEPS):
@@ -62,9 +66,10 @@ def measure_step(
         steps += 1
     taken = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if isinstance(executor, IsolatedExecutor):
-        memory += executor.most_memory()
-    timed = StepTime(steps, manifest.max_batch, taken, stages, memory)
+    inner = executor.inner if isinstance(executor, ChoosingExecutor) else executor
+    if isinstance(inner, IsolatedExecutor):
+        memory += inner.most_memory()
+    timed = StepTime(steps, manifest.max_batch, taken, stages, memory, kernels)
     finished(timed)
     return timed
 
@@ -75,7 +80,7 @@ def _inputs(manifest: Manifest, executor: Executor) -> dict[str, list[Array]]:
     """
     names = {method.name for method in manifest.methods}
     return {
-        method.name: [_zeros(port, manifest.max_batch, executor) for port in method.inputs]
+        method.name: [zeros_at(port, manifest.max_batch, executor) for port in method.inputs]
         for method in manifest.methods
         # A step of the whole network runs one or the other.
         if not (method.name == LOSS and TRAIN_STEP in names)
@@ -87,10 +92,3 @@ def _step(executor: Executor, inputs: dict[str, list[Array]], stages: dict[str, 
         began = time.perf_counter()
         executor.run(name, arrays)
         stages[name] += time.perf_counter() - began
-
-
-def _zeros(port: Port, batch: int, executor: Executor) -> Array:
-    shape = [batch if size == "B" else int(size) for size in port.shape]
-    if port.role in HELD:
-        return executor.zeros(shape, port.dtype)
-    return np.zeros(shape, np.dtype(port.dtype))

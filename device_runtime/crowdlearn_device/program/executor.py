@@ -19,11 +19,14 @@ import numpy as np
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.protocol.frames import Array
 
+from .kernels import choosing
 from .manifest import Manifest
 from .manifest_reader import read_manifest
 from .verification import verify_for
 
 BINDING = "executorch.extension.pybindings._portable_lib"
+KERNELS = ".kernels"
+"""The end of the name of a file with what a device chose for a program."""
 PTE_IDENTIFIER = b"ET12"
 """Bytes 4 to 8 of every program of the format that executorch 1.4 writes and reads."""
 
@@ -232,14 +235,15 @@ class ProgramStore:
         return read_manifest(self._read(sha256, ".json"))
 
     def executor(self, manifest: Manifest) -> Executor:
-        """Return the program of a manifest, loaded. Raises ProgramError if it is absent, damaged or
-        refused.
+        """Return the program of a manifest, loaded; of methods in two forms it runs the one that is faster
+        here. Raises ProgramError if it is absent, damaged or refused.
         """
         pte = self._read(manifest.program, ".pte")
         if (fits := (manifest.sha256, manifest.program)) not in self._verified:
             verify_for(manifest, pte)
             self._verified.add(fits)
-        return self._load(pte, manifest.arena_bytes + manifest.workspace_bytes + len(pte))
+        loaded = self._load(pte, manifest.arena_bytes + manifest.workspace_bytes + len(pte))
+        return choosing(loaded, manifest, self._path(manifest.sha256, KERNELS))
 
     def files(self, sha256: str) -> dict[str, bytes]:
         """Return the manifest of that hash and the program that it names, by file name."""

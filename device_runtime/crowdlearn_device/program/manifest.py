@@ -116,13 +116,12 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """The backend of a method, and the milliseconds that either took where it was chosen by measuring: on the
-    computer that exported, which is no phone.
+    """The backend that the size of a method's products suggests. If either may be the faster, `other` is the
+    method of the same ports that runs on the other one: devices choose (kernels.py).
     """
 
     backend: Backend
-    portable_ms: float | None = None
-    xnnpack_ms: float | None = None
+    other: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,7 @@ class PieceShape:
 
 @dataclass(frozen=True)
 class Manifest(PieceShape):
-    """Everything a device must know of a program beside its bytes; and why its methods have their backends:
-    measured with `max_batch` samples on the computer `measured_on`, or by the size of their products alone.
-    """
+    """Everything a device must know of a program beside its bytes."""
 
     program: str
     max_batch: int
@@ -152,7 +149,6 @@ class Manifest(PieceShape):
     operators: tuple[str, ...] = ()
     parity: Mapping[str, float] | None = None
     backends: Mapping[str, BackendChoice] = field(default_factory=dict)
-    measured_on: str = ""
 
     @property
     def squares(self) -> bool:

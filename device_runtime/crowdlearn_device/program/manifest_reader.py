@@ -83,7 +83,11 @@ def _inconsistency(manifest: Manifest) -> str:
         return "manifest trains what is frozen, or what no errors come back to"
     if any(a.dtype not in (HELD_AS if a.frozen else HELD_AS[:1]) for a in manifest.arrays):
         return "manifest holds arrays in a type in which they cannot be"
+    known = {method.name for method in manifest.methods}
     shapes = {a.name: (manifest.layers[a.layer].owned, *a.shape) for a in manifest.arrays}
+    for name, choice in manifest.backends.items():
+        if choice.other and (name not in known or choice.other in known):
+            return f"manifest has another form, {choice.other!r}, of no method"
     for method in manifest.methods:
         for port in (*method.inputs, *method.outputs):
             if wrong := _wrong_port(port, shapes, layers=count, edges=len(manifest.edges)):
@@ -130,7 +134,6 @@ def _manifest(x: Any) -> Manifest:
         operators=tuple(_string(name) for name in _list(x.get("operators", []))),
         parity=x.get("parity"),
         backends={_string(name): _choice(choice) for name, choice in x.get("backends", {}).items()},
-        measured_on=_string(x.get("measured_on", "")),
         targets=read_targets(x.get("targets", {})),
     )
 
@@ -206,8 +209,7 @@ def _port(x: Any) -> Port:
 def _choice(x: Any) -> BackendChoice:
     if x["backend"] not in get_args(Backend):
         raise ValueError(f"{str(x['backend'])[:40]!r} is no backend")
-    times = (x.get(key) for key in ("portable_ms", "xnnpack_ms"))
-    return BackendChoice(x["backend"], *(None if t is None else float(t) for t in times))
+    return BackendChoice(x["backend"], _string(x.get("other", "")))
 
 
 def _shape(value: Any) -> tuple[int, ...]:

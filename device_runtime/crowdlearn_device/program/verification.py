@@ -97,13 +97,15 @@ def verify_for(manifest: Manifest, pte: bytes) -> None:
     """Raise ProgramError unless `pte` may be loaded and has the manifest's methods, with their arrays."""
     found = verify_program(pte).methods
     for method in manifest.methods:
-        has, due = found.get(method.name), (len(method.inputs), len(method.outputs))
-        if has != due:
-            found_as = "does not have" if has is None else f"has with {has[0]} inputs and {has[1]} outputs"
-            raise ProgramError(
-                f"the program {found_as} method {method.name} of {due[0]} inputs and {due[1]} outputs; "
-                "export and push it again"
-            )
+        due = len(method.inputs), len(method.outputs)
+        choice = manifest.backends.get(method.name)
+        for name in (method.name, *([choice.other] if choice and choice.other else [])):
+            if (has := found.get(name)) != due:
+                there = "does not have" if has is None else f"has with {has[0]} inputs and {has[1]} outputs"
+                raise ProgramError(
+                    f"the program {there} method {name} of {due[0]} inputs and {due[1]} outputs; "
+                    "export and push it again"
+                )
 
 
 def verify_program(pte: bytes) -> Verified:

@@ -29,7 +29,7 @@ from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Stage
 
-from .backends import BACKENDS, near_border
+from .backends import OTHER, near_border
 from .methods import Methods
 
 LEAST = 16
@@ -89,8 +89,8 @@ def _others(task: Task, stages: Sequence[Stage]) -> list[Job]:
     for i, stage in enumerate(stages):
         suggested = task.methods.compiled(stage)
         if near_border(suggested.multiplications):
-            others: list[Backend] = [b for b in BACKENDS if b != suggested.backend]
-            jobs += [(i, b) for b in others if task.methods.kept(stage, b) is None]
+            other = OTHER[suggested.backend]
+            jobs += [(i, other)] if task.methods.kept(stage, other) is None else []
     return jobs
 
 

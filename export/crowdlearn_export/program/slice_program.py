@@ -19,10 +19,10 @@ from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.optimizers.registry import described
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_device.program.manifest import Backend, Manifest
+from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.program.manifest_reader import read_manifest
 
-from crowdlearn_export.compiler.compile import CompiledProgram, linked
+from crowdlearn_export.compiler.compile import linked
 from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
@@ -33,7 +33,7 @@ from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Stage
 
 from .ahead import OnMethod, Task, compile_ahead, ignored
-from .backends import by_measurement, by_size, this_computer
+from .backends import OTHER, choice_of, named
 from .methods import REVISION, Methods
 from .parity import check_parity
 
@@ -60,7 +60,7 @@ def export_slice(
     loss: Loss = CROSS_ENTROPY,
     *,
     max_batch: int,
-    measured: bool = False,
+    either: bool = False,
     memory: MemoryUse = "fastest",
     private: bool = False,
     cache: Path | None = None,
@@ -68,8 +68,8 @@ def export_slice(
     """Return the program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
     `max_batch`.
 
-    `measured` lets methods for which either backend is sensible have the one that is faster on this
-    computer, so that two exports may differ; what is in the `cache` stays as it is. With less `memory` than
+    With `either`, methods for which either backend is sensible are in the program in both forms, of which a
+    device takes the faster. With less `memory` than
     the fastest program takes, some of what gradients need is computed again. Programs for steps of DP-SGD,
     `private`, give the norms of samples' gradients where layers have them. Raises ParityError if the program
     disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
@@ -80,7 +80,7 @@ def export_slice(
         optimizer,
         loss,
         max_batch=max_batch,
-        measured=measured,
+        either=either,
         memory=memory,
         private=private,
         cache=cache,
@@ -96,7 +96,7 @@ def export_slices(
     loss: Loss = CROSS_ENTROPY,
     *,
     max_batch: int,
-    measured: bool = False,
+    either: bool = False,
     memory: MemoryUse = "fastest",
     private: bool = False,
     cache: Path | None = None,
@@ -112,7 +112,7 @@ def export_slices(
         "optimizer": described(optimizer),
         "loss": [loss.kind, asdict(loss)],
         "max_batch": max_batch,
-        "measured": measured,
+        "either": either,
         "memory": memory,
         "private": private,
     }
@@ -123,10 +123,10 @@ def export_slices(
         methods = Methods(folder, max_batch, memory)
         if missing:
             task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods, loss, private)
-            compile_ahead(task, on_method, either=measured)
+            compile_ahead(task, on_method, either=either)
         for key, owned in missing.items():
             stages = piece_stages(graph, owned, optimizer, loss, private=private)
-            made = program_of(graph, owned, optimizer, stages, methods, loss, measured=measured)
+            made = program_of(graph, owned, optimizer, stages, methods, loss, either=either)
             programs[key] = made if cache is None else save_cached(cache / key, made)
     return [program for key in keys if (program := programs[key]) is not None]
 
@@ -149,18 +149,27 @@ def program_of(
     methods: Methods,
     loss: Loss = CROSS_ENTROPY,
     *,
-    measured: bool = False,
+    either: bool = False,
 ) -> SliceProgram:
     """Return the program of these stages of a piece. Raises ParityError if it disagrees with autograd."""
     kinds = {stage.kind: stage for stage in reversed(stages)}
-    choices = {
-        kind: by_measurement(stage, methods) if measured else by_size(methods.compiled(stage))
-        for kind, stage in kinds.items()
-    }
-    compiled = {kind: _chosen(stage, choices[kind].backend, methods) for kind, stage in kinds.items()}
-    program = linked({stage.method.name: compiled[stage.kind] for stage in stages})
+    suggested = {kind: methods.compiled(stage) for kind, stage in kinds.items()}
+    choices = {s.method.name: choice_of(s, suggested[s.kind], either=either) for s in stages}
+    compiled = {stage.method.name: suggested[stage.kind].program for stage in stages}
+    for stage in stages:
+        choice = choices[stage.method.name]
+        if choice.other:
+            compiled[choice.other] = methods.compiled(stage, OTHER[choice.backend]).program
+    program = linked(compiled)
     executor = ExecuTorchExecutor(program.pte)
-    parity = check_parity(list(kinds.values()), executor, methods.max_batch)
+    forms = [
+        form
+        for stage in kinds.values()
+        for other in [choices[stage.method.name].other]
+        for form in (stage, *([named(stage, other)] if other else []))
+    ]
+    errors = check_parity(forms, executor, methods.max_batch)
+    parity = {stage.kind: errors[stage.method.name] for stage in kinds.values()}
     shape = piece_shape(graph, owned, loss.targets(*graph.scores))
     manifest = Manifest(
         program=hashlib.sha256(program.pte).hexdigest(),
@@ -173,17 +182,11 @@ def program_of(
         arena_bytes=program.arena_bytes,
         workspace_bytes=program.workspace_bytes,
         operators=program.operators,
-        parity={stage.method.name: parity[kinds[stage.kind].method.name] for stage in stages},
-        backends={stage.method.name: choices[stage.kind] for stage in stages},
-        measured_on=this_computer() if measured else "",
+        parity={stage.method.name: parity[stage.kind] for stage in stages},
+        backends=choices,
         targets=shape.targets,
     )
     return SliceProgram(manifest, program.pte)
-
-
-def _chosen(stage: Stage, backend: Backend, methods: Methods) -> CompiledProgram:
-    suggested = methods.compiled(stage)
-    return (suggested if suggested.backend == backend else methods.compiled(stage, backend)).program
 
 
 def cache_key(graph: NeuronGraph, **what: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crowdlearn_host.devices.constants import Constants
 from crowdlearn_host.devices.facts import DeviceFacts
-from crowdlearn_host.devices.measuring import MeasuredLink
+from crowdlearn_host.devices.measuring import MeasuredKernels, MeasuredLink
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Measured:
     macs_per_second: float
     energy: Constants | None = None
     message_seconds: float | None = None
+    kernels: MeasuredKernels | None = None
 
 
 def fleet_toml(phones: Sequence[Measured], *, samples: int, max_macs: int | None = None) -> str:
@@ -57,9 +58,24 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
         rows.append(("max_macs", max_macs, "multiplications for a sample, forward and backward"))
     rows += _energy([m.energy for m in members if m.energy is not None])
     trips = f"# round trip over adb: {1000 * max(m.link.round_trip for m in members):.1f} ms\n"
+    trips += "".join(f"# {told}\n" for told in dict.fromkeys(map(_kernels, members)) if told)
     # A JSON string or list of strings is one in TOML as well.
     lines = [f"{key} = {json.dumps(value)}" + (f"  # {note}" if note else "") for key, value, note in rows]
     return f"[[class]]\n{trips}" + "\n".join(lines) + "\n"
+
+
+def _kernels(phone: Measured) -> str:
+    """Return what a phone chose between kernels, in words; "" if it was not asked."""
+    chosen = phone.kernels
+    if chosen is None:
+        return ""
+    if chosen.emulated:
+        return f"kernels on {chosen.abi}: chosen by size, for seconds under an emulator are no phone's"
+    start = "for none of the products that were tried"
+    if chosen.worthwhile is not None:
+        start = f"from {chosen.worthwhile:,} multiplications on"
+    virtual = " (a virtual phone: this computer's)" if phone.facts.virtual else ""
+    return f"kernels on {chosen.abi}{virtual}, timed: XNNPACK's {start}"
 
 
 def _energy(constants: Sequence[Constants]) -> list[tuple[str, object, str]]:

@@ -1,12 +1,16 @@
 """What was measured on a phone: a slice program's speed, the link's rates and round trip."""
 
+from __future__ import annotations
+
 import json
 import os
 import shlex
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from crowdlearn_device.program.kernels import KernelChoice, Timed
 
 from crowdlearn_host.adb.carriers.silence import Watched, silence_reported
 from crowdlearn_host.adb.deployment.runtimes import shell_runtime
@@ -36,13 +40,29 @@ class MeasuredLink:
 @dataclass(frozen=True)
 class Probe:
     """A slice program to time: its files by name, the hash of its manifest, MACs of a sample, and how many
-    samples a step has.
+    samples a step has. `kernels` is another one, of methods in two forms, and `sizes` has by method how many
+    multiplications its products take.
     """
 
     files: Mapping[str, bytes]
     sha256: str
     macs_a_sample: float
     batch: int = 32
+    kernels: Probe | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MeasuredKernels:
+    """The choice of a phone between the kernels of its ABI: XNNPACK's for products of `worthwhile`
+    multiplications and more, as far as was tried; None if it chose ExecuTorch's own for all. `methods` has
+    what was timed; nothing if the phone is `emulated`.
+    """
+
+    abi: str
+    emulated: bool
+    worthwhile: int | None
+    methods: Mapping[str, Timed]
 
 
 async def measure_link(device: AdbDevice) -> MeasuredLink:
@@ -63,12 +83,7 @@ async def measure_macs(
     `program` is the words that run the device runtime, which is looked for, or brought, without them. Raises
     FleetError when the phone cannot have it, or cannot run the slice program.
     """
-    command = program or (await shell_runtime(device)).command
-    folder = f"{HOME}/{_PROGRAMS}"
-    await FileStore(device, folder).install(probe.files)
-    words = ["measure", "--programs", folder, "--program", probe.sha256, "--seconds", str(seconds)]
-    line = shlex.join([*command, *words, "--threads", "1"])
-    output = (await device.shell(line, timeout=ANSWER_SECONDS + seconds)).check("crowdlearn-device measure")
+    output = await _measured(device, probe, seconds, program)
     try:
         answer = json.loads(output.splitlines()[-1])
         samples = int(answer["steps"]) * int(answer["batch"])
@@ -80,6 +95,38 @@ async def measure_macs(
     if not 0 < rate < float("inf"):
         raise FleetError(f"{device.serial}: crowdlearn-device measure answered {output[:200]!r}")
     return rate
+
+
+async def measure_kernels(
+    device: AdbDevice, probe: Probe, *, program: Sequence[str] | None = None
+) -> MeasuredKernels:
+    """Return what a phone chose between ExecuTorch's own kernels and XNNPACK's for the methods of a probe.
+
+    Raises FleetError when the phone cannot have the runtime, or cannot run the program.
+    """
+    output = await _measured(device, probe, 0.0, program)
+    try:
+        choice = KernelChoice.from_json(json.dumps(json.loads(output.splitlines()[-1])["kernels"]))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise FleetError(
+            f"{device.serial}: crowdlearn-device measure answered {output[:200]!r}: {error}"
+        ) from error
+    worthwhile = None
+    for name in sorted(choice.methods, key=lambda name: probe.sizes.get(name, 0), reverse=True):
+        if choice.methods[name].backend != "xnnpack":
+            break
+        worthwhile = probe.sizes.get(name, 0)
+    return MeasuredKernels(choice.abi, choice.emulated, worthwhile, choice.methods)
+
+
+async def _measured(device: AdbDevice, probe: Probe, seconds: float, program: Sequence[str] | None) -> bytes:
+    """Return what `crowdlearn-device measure` answers for a probe. Raises FleetError."""
+    command = program or (await shell_runtime(device)).command
+    folder = f"{HOME}/{_PROGRAMS}"
+    await FileStore(device, folder).install(probe.files)
+    words = ["measure", "--programs", folder, "--program", probe.sha256, "--seconds", str(seconds)]
+    line = shlex.join([*command, *words, "--threads", "1"])
+    return (await device.shell(line, timeout=ANSWER_SECONDS + seconds)).check("crowdlearn-device measure")
 
 
 async def measure_messages(device: AdbDevice, *, program: Sequence[str] | None = None) -> float:

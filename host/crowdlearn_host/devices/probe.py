@@ -1,6 +1,7 @@
 """The slice program that phones are timed with: one of two pieces of a small dense network."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 
 WIDTHS = (784, 512, 256, 10)
+BORDERING = (16, 32, 48, 120, 10)
+"""Widths whose products with a mini-batch, forward and backward, are from 38,000 to 370,000."""
 BATCH = 32
 
 
@@ -24,7 +27,24 @@ def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) ->
     follower = balanced(graph, 3).pieces[1]
     owned = follower.owned
     program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=BATCH, cache=cache)
-    return Probe(program.files(), program.manifest.sha256, macs_a_sample(graph, owned), BATCH)
+    macs, kernels = macs_a_sample(graph, owned), build_kernel_probe(cache)
+    return Probe(program.files(), program.manifest.sha256, macs, BATCH, kernels)
+
+
+def build_kernel_probe(cache: Path | None = None) -> Probe:
+    """Export the program on which a phone chooses between kernels: hidden layers whose products are around
+    the border from which XNNPACK pays.
+    """
+    model = build_model(f"mlp:{'-'.join(map(str, BORDERING))}", 0)
+    graph = neuron_graph(model, torch.zeros(2, BORDERING[0]), "kernels")
+    owned = (0, *BORDERING[1:-1], 0)
+    program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=BATCH, either=True, cache=cache)
+    sizes = {}
+    for number, (width, wider) in enumerate(pairwise(BORDERING[1:]), 1):
+        sizes[f"forward_{number}"] = BATCH * width * wider
+        sizes[f"backward_{number}"] = 2 * BATCH * width * wider
+    manifest = program.manifest
+    return Probe(program.files(), manifest.sha256, macs_a_sample(graph, owned), BATCH, None, sizes)
 
 
 def macs_a_sample(graph: NeuronGraph, owned: tuple[int, ...]) -> float:

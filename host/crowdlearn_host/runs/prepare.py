@@ -51,7 +51,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         config.training.rule,
         checked.loss,
         max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
-        measured=config.training.kernels == "measured",
+        either=config.training.kernels == "measured",
         memory=memory_of(config.training, plan),
         private=config.budget is not None,
         cache=cache_home() / "programs",

@@ -118,11 +118,11 @@ class TrainingSection(OptimizedSection):
     `staleness` 1 a mini-batch enters before the one ahead of it has updated the weights, which keeps
     links and devices busy: its gradient is that of the weights before that update. At a pass's end and
     every `snapshot_every` mini-batches the weights are complete. Where ExecuTorch's own `kernels` and
-    XNNPACK's are near each other, they are `measured` on this computer at a program's first export, or
-    else chosen by_size: then exports are always equal. With less `memory` than the `fastest` programs take,
-    what gradients need is made again, by three operations in a row (`balanced`) or eight (`least`).
-    Without it the plan's is taken, or else `balanced`. Devices hold weights that are `frozen` as float32 or,
-    rounded, as float16 or int8, in less memory.
+    XNNPACK's are near each other, each device takes the faster ones when they are `measured`, at a program's
+    first loading. Chosen by_size they are alike on all devices. With less `memory` than the `fastest`
+    programs take, what gradients need is made again, by three operations in a row (`balanced`) or eight
+    (`least`). Without it the plan's is taken, or else `balanced`. Devices hold weights that are `frozen` as
+    float32 or, rounded, as float16 or int8, in less memory.
     """
 
     epochs: PositiveInt = 5

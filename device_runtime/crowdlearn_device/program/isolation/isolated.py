@@ -122,7 +122,7 @@ class IsolatedExecutor:
             self._calls.pop(key, None)
             raise
         self._calls[key] = call
-        if method == TRAIN_STEP:
+        if method.startswith(TRAIN_STEP):  # or its other form
             for number, view in call.copied:
                 if inputs[number].flags.writeable and inputs[number].flags.c_contiguous:
                     inputs[number][...] = view

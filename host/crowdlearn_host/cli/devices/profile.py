@@ -21,7 +21,13 @@ from crowdlearn_host.devices.constants import Constants
 from crowdlearn_host.devices.discovery import Found, connect, discover, named
 from crowdlearn_host.devices.facts import read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
-from crowdlearn_host.devices.measuring import Probe, measure_link, measure_macs, measure_messages
+from crowdlearn_host.devices.measuring import (
+    Probe,
+    measure_kernels,
+    measure_link,
+    measure_macs,
+    measure_messages,
+)
 from crowdlearn_host.errors import FleetError
 
 
@@ -128,6 +134,7 @@ async def _measure_all(
                 facts, link = await read_facts(device), await measure_link(device)
                 macs = await measure_macs(device, probe)
                 messages = await measure_messages(device)
+                kernels = await measure_kernels(device, probe.kernels) if probe.kernels else None
                 energy = None
                 if energy_seconds:
                     from crowdlearn_host.energy.calibration import calibrate
@@ -135,7 +142,7 @@ async def _measure_all(
                     energy = await calibrate(
                         device, facts, item.way, probe, working.step, seconds=energy_seconds
                     )
-                phone = Measured(facts, link, macs, energy, messages)
+                phone = Measured(facts, link, macs, energy, messages, kernels)
         except FleetError as error:
             missing.append(item.serial)
             typer.echo(printable(named(item.serial, error)), err=True)

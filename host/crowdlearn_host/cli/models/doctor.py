@@ -153,7 +153,7 @@ def _show(model: str, report: Diagnosis) -> None:
     kernels = "XNNPACK's" if report.backend == "xnnpack" else "ExecuTorch's own"
     console.print(
         f"kernels: {kernels}, for products of {report.multiplications / 1e6:.3g} million multiplications"
-        + ("; training measures both, and takes the faster" if report.either else "")
+        + ("; each device measures both, and takes the faster" if report.either else "")
     )
     console.print(
         Text.assemble(
