@@ -27,7 +27,8 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, VERSION, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Channel
 from crowdlearn_device.security.identity import Identity
-from crowdlearn_device.transport.message_stream import MessageStream, taken_over
+from crowdlearn_device.transport.message_stream import MessageStream
+from crowdlearn_device.transport.takeover import taken_over
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console
 from rich.table import Table

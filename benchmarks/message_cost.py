@@ -3,10 +3,10 @@
 Each way trains the same run of its own, in turns: in micro-batches of 16 samples, which was the default
 once, and as they are cut if nobody says how. With `--before` micro-batches of 16 are also trained by the
 code of then, out of this repository. It ran programs in the device's process, so today's default takes
-another turn with programs that are not isolated. With `--beside FOLDER` it is the code of another checkout.
-Told is the CPU time of the host's process, of the virtual phones with the device runtimes on them, and of
-all, from the first mini-batch to the last, by sample and by message between devices. The samples are noise
-in the form of MNIST's.
+another turn with programs that are not isolated. With `--beside FOLDER` the code of another checkout trains
+both. Told is the CPU time of the host's process, of the virtual phones with the device runtimes on them, and
+of all, from the first mini-batch to the last, by sample and by message between devices. The samples are
+noise in the form of MNIST's.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ways = dict(WAYS)
     if arguments.beside is not None:
         ways["micro-batches of 16, other code"] = Way(16, code=arguments.beside)
+        ways[f"{DEFAULT}, other code"] = Way(None, code=arguments.beside)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.before is not None:

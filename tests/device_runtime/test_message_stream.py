@@ -11,7 +11,8 @@ import pytest
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.transport import message_stream
 from crowdlearn_device.transport.large_message import HEAD_BYTES, PART_BYTES, LargeMessage
-from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream, taken_over
+from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream
+from crowdlearn_device.transport.takeover import taken_over
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect

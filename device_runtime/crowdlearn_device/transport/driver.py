@@ -17,7 +17,9 @@ from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_frame, encode_frame
 
-from .message_stream import PROTOCOL_ERROR, MessageStream, taken_over
+from .message_stream import MessageStream
+from .takeover import taken_over
+from .websocket import PROTOCOL_ERROR
 
 log = logging.getLogger("crowdlearn")
 

@@ -1,6 +1,6 @@
 """WebSocket messages over a connection that stands (RFC 6455), without a task or a wait for each.
 
-A library makes the connection and its handshake; `taken_over` goes on with it. Messages come to a function,
+A library makes the connection and its handshake; `takeover.py` goes on with it. Messages come to a function,
 as many at once as have arrived, and what is put goes out together, in two lanes: what goes express overtakes
 the rest.
 """
@@ -11,21 +11,36 @@ import asyncio
 import contextlib
 import socket
 import struct
-from asyncio.sslproto import SSLProtocol
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.connection import Connection
 from websockets.frames import Frame
-from websockets.protocol import State
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol.frames import MAX_FRAME
 
 from .large_message import HEAD_BYTES, PART_BYTES, LargeMessage, let_go
 from .turn import Turn
+from .websocket import (
+    ABNORMAL,
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FINAL,
+    MASKED,
+    MEDIUM,
+    NO_KEY,
+    NORMAL,
+    PING,
+    PONG,
+    PROTOCOL_ERROR,
+    TEXT,
+    WHOLE,
+    Fragments,
+    Heads,
+    length_of,
+)
 
 try:
     from websockets.speedups import apply_mask
@@ -39,32 +54,15 @@ TOGETHER_BYTES, TOGETHER_UNDER_TLS = 14 << 10, 7 << 10
 """Short messages that are handed to the system together: others may overtake what is behind them."""
 UNSENT_BYTES = 16 << 10
 """The most bytes that are handed to the system: what lies there cannot be overtaken any more."""
-READ_UNDER_TLS = 64 << 10
-"""The bytes that are read at a time from a connection under TLS. asyncio keeps room for 256 kB of each."""
 PING_SECONDS, PONG_SECONDS = 20.0, 60.0
 """A connection on which nothing came for so long is asked, and given up when nothing comes then."""
 
-MOST_FRAGMENTS, MOST_CONTROL, MOST_PING_BYTES = 4096, 16, 125
-"""The most that a peer may make this side keep: fragments of a message, control frames to be sent, bytes of a
-ping.
-"""
-MOST_FRAGMENTED = 4 << 20
-"""Bytes of a message that comes in fragments, which no device of ours sends."""
+MOST_CONTROL, MOST_PING_BYTES = 16, 125
+"""The most that a peer may make this side keep: control frames to be sent, bytes of a ping."""
 LARGE_BYTES = 1 << 20
 """Longer messages are put where they stay, as they come, once a relay has room for them."""
 STALLED_SECONDS = 120.0
 """A peer that takes nothing of what waits for it for so long is given up."""
-
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-FINAL, MASKED = 0x80, 0x80
-WHOLE = FINAL | BINARY
-NO_KEY = bytes(4)
-"""A mask that changes nothing. Masks are to keep what a browser's page chooses out of the hands of proxies
-that take it for HTTP; what a device sends is sealed, and no page chooses it.
-"""
-NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
-
-_MEDIUM, _MEDIUM_MASKED, _LONG = struct.Struct(">BBH"), struct.Struct(">BBH4x"), struct.Struct(">BBQ")
 
 Handler = Callable[[bytes], Awaitable[None] | None]
 """A function that takes a message; while its result is awaited, no more is read."""
@@ -80,9 +78,7 @@ class MessageStream(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, handler: Handler, *, client: bool) -> None:
         self.close_code, self.close_reason = ABNORMAL, ""
         self._transport, self._handler = transport, handler
-        self._mask = NO_KEY if client else b""
-        self._medium_head = (_MEDIUM_MASKED if client else _MEDIUM).pack
-        self._medium = (MASKED if client else 0) | 126
+        self._head = Heads(client=client).of
         secure = transport.get_extra_info("ssl_object") is not None
         usual = TOGETHER_UNDER_TLS if secure else TOGETHER_BYTES
         self._together = transport.get_extra_info("write_bytes", usual)
@@ -92,8 +88,7 @@ class MessageStream(asyncio.Protocol):
         self._coming = bytearray()
         self._due = 0
         """Bytes that the frame under way has in all."""
-        self._fragments: list[bytes] = []
-        self._fragmented = 0
+        self._fragments = Fragments()
         self._inbox: deque[bytes] = deque()
         self._taking: asyncio.Future[None] | None = None
         self._control: deque[bytes] = deque()
@@ -246,10 +241,10 @@ class MessageStream(asyncio.Protocol):
         while end - at >= 2:
             if end - at < 4:
                 data += bytes(2)  # what a short frame lacks of a longer one's head, behind its end
-            first, second, length = _MEDIUM.unpack_from(data, at)
+            first, second, length = MEDIUM.unpack_from(data, at)
             start, key = at + 4, b""
             if second & 0x7F != 126:
-                length, start = _length_of(data, at, end)
+                length, start = length_of(data, at, end)
             if second & MASKED:
                 key = data[start : start + 4]
                 start += 4
@@ -258,7 +253,7 @@ class MessageStream(asyncio.Protocol):
                 self._due = stop - at
                 if length > MAX_FRAME:
                     raise WireError(f"message of {length} bytes; at most {MAX_FRAME} are allowed")
-                if length > LARGE_BYTES and first == WHOLE and not self._fragments:
+                if length > LARGE_BYTES and first == WHOLE and not self._fragments.parts:
                     self._due = start + HEAD_BYTES - at
                     if end - start >= HEAD_BYTES:
                         self._begin(data[start:end], length, key)
@@ -268,7 +263,7 @@ class MessageStream(asyncio.Protocol):
             if key and key != NO_KEY:
                 content = apply_mask(content, key)
             at = stop
-            if first != WHOLE or self._fragments:
+            if first != WHOLE or self._fragments.parts:
                 self.take_frame(first, content)
             elif self._taking is not None:
                 self._inbox.append(content)
@@ -321,9 +316,7 @@ class MessageStream(asyncio.Protocol):
         """Take a frame of any kind, which its first byte tells. Raises WireError if it was not due."""
         kind = first & 0x0F
         if kind == PING:
-            if (
-                len(self._control) < MOST_CONTROL
-            ):  # a peer that asks on and on, and reads nothing, gets no more
+            if len(self._control) < MOST_CONTROL:  # who asks on and on, and reads nothing, gets no more
                 self._control.append(self._frame(PONG, content[:MOST_PING_BYTES]))
                 self._flush_soon()
         elif kind == CLOSE:
@@ -333,17 +326,10 @@ class MessageStream(asyncio.Protocol):
             self._transport.close()
         elif kind == TEXT:
             raise WireError("text where a binary frame was due")
-        elif kind in (BINARY, CONTINUATION) and (kind == BINARY) != bool(self._fragments):
-            self._fragments.append(content)
-            self._fragmented += len(content)
-            if self._fragmented > MOST_FRAGMENTED or len(self._fragments) > MOST_FRAGMENTS:
-                raise WireError(
-                    f"fragments of more than {MOST_FRAGMENTED} bytes, or {MOST_FRAGMENTS} of them"
-                )
+        elif kind in (BINARY, CONTINUATION) and (kind == BINARY) != bool(self._fragments.parts):
+            self._fragments.add(content)
             if first & FINAL:
-                whole = b"".join(self._fragments)
-                self._fragments, self._fragmented = [], 0
-                self._take(whole)
+                self._take(self._fragments.whole())
         elif kind != PONG:
             raise WireError(f"frame of kind {first:#x} where none was due")
 
@@ -385,14 +371,6 @@ class MessageStream(asyncio.Protocol):
 
     def _frame(self, kind: int, content: bytes) -> bytes:
         return self._head(kind, len(content)) + content
-
-    def _head(self, kind: int, length: int) -> bytes:
-        if 126 <= length < 1 << 16:
-            return self._medium_head(FINAL | kind, self._medium, length)
-        masked = MASKED if self._mask else 0
-        if length < 126:
-            return bytes((FINAL | kind, masked | length)) + self._mask
-        return _LONG.pack(FINAL | kind, masked | 127, length) + self._mask
 
     def _flush_soon(self) -> None:
         if not (self._flushing or self._paused):
@@ -488,68 +466,8 @@ read. Raises WireError if it is refused.
 """
 
 
-def _length_of(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return the length of a short or a long frame, 0 if its head is not whole, and where the mask or the
-    content begins.
-    """
-    length = data[at + 1] & 0x7F
-    if length < 126:
-        return length, at + 2
-    return int.from_bytes(data[at + 2 : at + 10], "big") if at + 10 <= end else 0, at + 10
-
-
 def _ignore(data: bytes) -> None:
     """Take what still comes over a connection that is being closed."""
-
-
-def taken_over(
-    connection: Connection,
-    handler: Handler,
-    transport: asyncio.Transport | None = None,
-    reads: int = READ_UNDER_TLS,
-) -> MessageStream:
-    """Go on with a library's connection: what has come, and was not read, is given to `handler` once the
-    caller waits, and whatever comes from now on; over another `transport` to the same peer, where one is
-    given. Under TLS `reads` bytes are read at a time.
-
-    Raises ValueError if the connection compresses.
-    """
-    if connection.protocol.extensions:
-        raise ValueError("make the connection with compression=None; what is sealed cannot be compressed")
-    if connection.keepalive_task is not None:
-        connection.keepalive_task.cancel()
-    client = isinstance(connection, ClientConnection)
-    if transport is None:
-        transport = connection.transport
-        stream = MessageStream(transport, handler, client=client)
-        stream.on_lost = connection.connection_lost
-    else:
-        stream = MessageStream(transport, handler, client=client)
-        connection.transport.abort()
-    transport.set_protocol(stream)
-    _read_little(transport, reads)
-    # The library would write its closing frame at once, also between the bytes of a message.
-    connection.close = stream.close  # type: ignore[method-assign]
-    if transport.is_closing() or connection.protocol.state is not State.OPEN:
-        stream.abort()
-    loop = asyncio.get_running_loop()
-    frames = connection.recv_messages.frames.queue
-    if frames:  # the loop does this before it reads on
-        loop.call_soon(stream.take_frames, frames)
-    if transport is connection.transport and connection.connection_lost_waiter.done():
-        stream.on_lost = lambda error: None
-        loop.call_soon(stream.connection_lost, None)  # the library was told, and nobody will be again
-    return stream
-
-
-def _read_little(transport: asyncio.Transport, most: int) -> None:
-    """Keep room for no more than so many bytes that come under TLS: there may be thousands of connections."""
-    under_tls: Any = getattr(transport, "_ssl_protocol", None)
-    usual = isinstance(getattr(transport, "_ssl_protocol", None), SSLProtocol)  # and not another loop's
-    if usual and hasattr(under_tls, "_ssl_buffer_view"):
-        under_tls.max_size = most
-        under_tls._ssl_buffer = bytearray(most)
-        under_tls._ssl_buffer_view = memoryview(under_tls._ssl_buffer)
 
 
 def _queue_little(transport: asyncio.Transport) -> None:

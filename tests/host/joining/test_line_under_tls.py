@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from crowdlearn_device.transport.message_stream import READ_UNDER_TLS, taken_over
+from crowdlearn_device.transport.takeover import READ_UNDER_TLS, taken_over
 from crowdlearn_host.devices.joining.certificate import certificate
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from crowdlearn_device.transport.large_message import LargeMessage
-from crowdlearn_device.transport.message_stream import READ_UNDER_TLS, Handler, MessageStream, taken_over
+from crowdlearn_device.transport.message_stream import Handler, MessageStream
+from crowdlearn_device.transport.takeover import READ_UNDER_TLS, taken_over
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 

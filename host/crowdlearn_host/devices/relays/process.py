@@ -23,7 +23,8 @@ from pathlib import Path
 
 from crowdlearn_device.protocol.frames import MAX_FRAME, address_of
 from crowdlearn_device.transport.large_message import LargeMessage
-from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream, taken_over
+from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream
+from crowdlearn_device.transport.takeover import taken_over
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 

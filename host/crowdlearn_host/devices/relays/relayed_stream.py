@@ -8,13 +8,8 @@ from collections.abc import Awaitable
 from typing import Any
 
 from crowdlearn_device.errors import WireError
-from crowdlearn_device.transport.message_stream import (
-    CLOSE_SECONDS,
-    NORMAL,
-    PROTOCOL_ERROR,
-    ROOM_BYTES,
-    Handler,
-)
+from crowdlearn_device.transport.message_stream import CLOSE_SECONDS, ROOM_BYTES, Handler
+from crowdlearn_device.transport.websocket import NORMAL, PROTOCOL_ERROR
 
 from crowdlearn_host.coordinator.hub.arrival import Admit, Arrival
 from crowdlearn_host.errors import SilentDevice
