@@ -41,14 +41,15 @@ def written() -> int:
     raise OSError("/proc/self/io tells no write_bytes")
 
 
-def measure(folder: Path, weights: int, groups: int, omega: int, theta: float) -> dict[str, Any]:
+def measure(folder: Path, weights: int, groups: int, omega: int, theta: float, rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     seconds, disk, uploaded = [], [], []
     with RunFolder(folder, create=True) as run:
         model = model_of(weights, omega)
         run.open_shared(model)
         values = rng.standard_normal(weights).astype(np.float32)
-        for group in range(groups):
+        for number in range(rounds):
+            group = number % groups
             chosen = np.flatnonzero(rng.random(weights) < theta).astype(np.uint32)
             update = Update(0, 0, chosen, values[chosen])
             parts = [encode_update(part) for part in chunks(update, CHUNK_WEIGHTS)]
@@ -78,6 +79,7 @@ def measure(folder: Path, weights: int, groups: int, omega: int, theta: float) -
         "groups": groups,
         "omega": omega,
         "theta": theta,
+        "rounds": rounds,
         "uploaded_megabytes_a_round": statistics.mean(uploaded) / 1e6,
         "written_over_uploaded": sum(disk) / sum(uploaded),
         "cpu_seconds_a_round": statistics.median(seconds),
@@ -92,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a million weights, 20 groups, a window of 20")
     parser.add_argument("--theta", type=float, nargs="+", default=[1.0, 0.5], help="shares of the weights")
+    parser.add_argument("--rounds", type=int, help="rounds in all [default: one of each group]")
     parser.add_argument("--folder", type=Path, help="where the run folder is made [default: the system's]")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     arguments = parser.parse_args(argv)
@@ -99,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for theta in arguments.theta:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            rows.append(measure(Path(folder) / "run", weights, groups, omega, theta))
+            path, rounds = Path(folder) / "run", arguments.rounds or groups
+            rows.append(measure(path, weights, groups, omega, theta, rounds))
     table = Table("", *(f"theta = {row['theta']}" for row in rows))
     for key in rows[0]:
         table.add_row(

@@ -86,9 +86,14 @@ class Jobs:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the database open while the context lasts, so that it can be read also if its disk is full."""
-        with closing(sqlite3.connect(self.path)) as db:
-            db.execute("select count(*) from jobs").fetchone()
+        """Keep the database open while the context lasts, so that it can be read also if its disk is full.
+        Raises RunError if it cannot be read now.
+        """
+        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db:
+            try:
+                db.execute("select count(*) from jobs").fetchone()
+            except sqlite3.Error as error:
+                raise RunError(f"{self.path} cannot be used: {error}") from error
             yield
 
     @contextmanager
@@ -122,12 +127,18 @@ class Jobs:
             raise RunError(f"there is no run {number}; 'crowdlearn submit --to FOLDER --list' lists them")
         return Job(**dict(row))
 
-    def all(self, *states: State, most: int = -1) -> list[Job]:
+    def all(self, *states: State) -> list[Job]:
         """Return runs in these states (none: in any): those of high priority first, and then the older."""
         wanted = f"where state in ({', '.join('?' * len(states))})" if states else ""
-        query = f"select * from jobs {wanted} order by priority desc, id limit ?"
+        query = f"select * from jobs {wanted} order by priority desc, id"
         with self._open() as db:
-            return [Job(**dict(row)) for row in db.execute(query, (*states, most))]
+            return [Job(**dict(row)) for row in db.execute(query, states)]
+
+    def ended(self, most: int) -> list[Job]:
+        """Return so many runs that ended, the last first."""
+        query = "select * from jobs where ended is not null order by ended desc, id desc limit ?"
+        with self._open() as db:
+            return [Job(**dict(row)) for row in db.execute(query, (most,))]
 
     def counts(self) -> dict[str, int]:
         """Return how many runs there are in each state."""

@@ -32,13 +32,12 @@ REFRESH_SECONDS = 5
 def status(service: Service) -> dict[str, Any]:
     """Return what the service does now, as /status.json tells it."""
     going = service.jobs.all("running", "waiting")
-    ended = sorted(service.jobs.all("done", "failed", "cancelled"), key=lambda job: -(job.ended or 0))
     return {
         "devices_waiting": len(service.reception.waiting),
         "devices_training": _training(service),
         "turned_away": service.pace.turned_away,
         "refused": service.reception.refused,
-        "runs": [_run_of(service, job) for job in (*going, *ended[:SHOWN])],
+        "runs": [_run_of(service, job) for job in (*going, *service.jobs.ended(SHOWN))],
     }
 
 

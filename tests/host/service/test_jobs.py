@@ -29,6 +29,15 @@ def test_a_run_has_its_devices_and_each_counts_its_runs(tmp_path):
     assert (begun.state, begun.groups, begun.seats, begun.description) == ("running", 1, 3, "begun")
 
 
+def test_the_last_runs_that_ended_are_found_among_many(tmp_path):
+    jobs = Jobs(tmp_path)
+    made = [jobs.submit(str(number), "", priority=-number) for number in range(5)]
+    for job in made[1:]:
+        jobs.end(job.id, "done", "")
+    assert [job.name for job in jobs.ended(3)] == ["4", "3", "2"]
+    assert len(jobs.ended(9)) == 4
+
+
 def test_a_device_is_needed_by_the_runs_that_have_not_let_it_go(tmp_path):
     jobs = Jobs(tmp_path)
     first, second = jobs.submit("a", ""), jobs.submit("b", "")

@@ -110,9 +110,15 @@ async def test_a_device_that_sends_something_while_it_waits_is_hung_up_on(tmp_pa
 
     monkeypatch.setattr("crowdlearn_device.transport.driver.handle", also_sends)
     async with a_crowd(tmp_path) as (crowd, url):
+        waited: list[list[str]] = []
+
+        def changed() -> None:
+            waited.append(list(crowd.reception.waiting))
+            crowd.changes.set()
+
+        crowd.reception._on_change = changed
         device = crowd.device("phone-1", url)
-        await crowd.until(lambda: "phone-1" in crowd.reception.waiting)
-        await crowd.until(lambda: not crowd.reception.waiting)
+        await crowd.until(lambda: waited[:2] == [["phone-1"], []])
         crowd.stopping.set()
         await asyncio.wait_for(device, 30)
 

@@ -1,12 +1,16 @@
-"""The base of the ways to hold frozen weights: what devices have of them, and how programs widen it."""
+"""The base of the ways to hold frozen weights: what devices have of them, and how programs widen it.
+
+Descriptions of runs and graphs name these ways, so that nothing here imports torch before it is used.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPACING = ".spacing"
 """The end of the name of an array of spacings, behind the name of the weight that it belongs to."""

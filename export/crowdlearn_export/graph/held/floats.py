@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .base import Held
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Float32(Held):
@@ -25,4 +27,6 @@ class Float16(Held):
 
     def encoded(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Return the nearest float16 of each, float32 [rows, ...]; infinite where a weight is too large."""
+        import torch
+
         return (weight.to(torch.float16).to(weight.dtype),)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .base import Held
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 127
 SPARE_BITS = 7
@@ -25,6 +27,8 @@ class Int8(Held):
 
     def encoded(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Return codes, float32 [rows, ...], and spacings, float32 [rows]."""
+        import torch
+
         largest = weight.abs().reshape(len(weight), -1).amax(1)
         last = (1 << SPARE_BITS) - 1
         bits = (largest / LARGEST).view(torch.int32)
