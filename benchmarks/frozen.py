@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from .report import machine, write_rows
 
 WIDTHS = (64, 256, 128)
-SEEDS, EPOCHS, BEFORE = 5, 20, 60
+SEEDS, EPOCHS, BEFORE = 3, 10, 60
 """Networks, epochs of the new layer, and steps of Adam before."""
 WIDTH, BATCH, ROUNDS, CALLS = 512, 16, 9, 8
 MODEL = """
@@ -72,7 +72,7 @@ def trained(kind: str, seed: int, epochs: int, folder: Path) -> dict[str, float]
         "model": f"{folder}/model{seed}.py:build",
         "data": "digits",
         "group": {"pieces": 2},
-        "training": {"epochs": epochs, "batch": 32, "learning_rate": 0.1, "frozen": kind},
+        "training": {"epochs": epochs, "batch": 32, "learning_rate": 0.01, "frozen": kind},
     }
     run = simulate(RunSpec.parse(values, "the benchmark"), folder / f"{kind}-{seed}")
     found = run.evaluate()
@@ -104,6 +104,7 @@ def learned(seeds: int, epochs: int) -> list[dict[str, Any]]:
                 told["bytes"] = rounding.bytes if rounding else frozen
                 told["difference"] = rounding.difference if rounding else 0.0
                 results.append(told)
+                print(f"{kind}, seed {seed}: {told['accuracy']:.2f} %", flush=True)
     return [
         {
             "held": kind,
