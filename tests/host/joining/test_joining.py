@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -35,7 +36,8 @@ from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.devices.joining.listener import listening
 from crowdlearn_host.devices.relays.channel import Channel, Kind
-from crowdlearn_host.devices.relays.engines.cluster import Door
+from crowdlearn_host.devices.relays.engines.cluster import Door, _served_with
+from crowdlearn_host.errors import FleetError
 from crowdlearn_host.runs.data import deal, load_split, shares_of, to_npz
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
@@ -209,9 +211,7 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(("relays", "engine"), [(0, "local"), (2, "local"), (2, "ray")])
-async def test_devices_that_dial_in_train_like_any_others(
-    tmp_path, home, relays, engine, request, cluster_files
-):
+async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays, engine, request):
     """Also if a node of the cluster is lost, and the actors of the others die: others take their place."""
     nodes = request.getfixturevalue("cluster") if engine == "ray" else None
     values = {
@@ -264,8 +264,6 @@ async def test_devices_that_dial_in_train_like_any_others(
     assert result is not None
     assert result.accuracy > 0.8
     assert ("relay_ended" in told) == (engine == "ray")
-    left = list(cluster_files.glob("crowdlearn-relay-*"))
-    assert not left  # a relay of elsewhere leaves no key there, however it ends
     for program in prepared.exported:
         for name, content in program.files().items():
             held = [tmp_path / device / "programs" / name for device in ("phone-1", "phone-2")]
@@ -280,7 +278,8 @@ async def test_devices_that_dial_in_train_like_any_others(
 
 def lose_a_node(nodes: object) -> None:
     """End the second node of a Ray cluster, with all that runs there."""
-    nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)  # type: ignore[attr-defined]
+    with suppress(AssertionError):  # on a busy computer a process takes its time to end
+        nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)  # type: ignore[attr-defined]
 
 
 def actors() -> list[psutil.Process]:
@@ -298,6 +297,15 @@ async def dial(port: int, word: bytes) -> Channel:
     channel = Channel(*await asyncio.open_connection("127.0.0.1", port, ssl=pinned_context()))
     channel.say(Kind.WORD, content=word)
     return channel
+
+
+def test_a_relay_of_elsewhere_puts_the_key_on_no_disk(home, tmp_path, monkeypatch):
+    certificate(home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    context = _served_with((home / "host.pem").read_bytes())
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+    with pytest.raises(FleetError, match="cannot be used"):
+        _served_with(b"no certificate")
 
 
 async def test_a_relay_of_elsewhere_gets_the_certificate_for_its_word_alone_and_once(home):

@@ -31,6 +31,13 @@ def certificate(home: Path) -> tuple[ssl.SSLContext, str]:
         with turn(path):
             if not path.exists():
                 _make(path)
+    return served_with(path)
+
+
+def served_with(path: Path) -> tuple[ssl.SSLContext, str]:
+    """Return the context to serve with the certificate and key in a file, and the certificate's SHA-256 in
+    hex. Raises FleetError if they cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:

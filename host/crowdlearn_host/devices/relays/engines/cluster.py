@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import os
 import secrets
 import ssl
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.transport.pinned import other_than, pinned_context
 
 from crowdlearn_host.common import event_loop
-from crowdlearn_host.devices.joining.certificate import FILE, certificate
+from crowdlearn_host.devices.joining.certificate import FILE, certificate, served_with
 from crowdlearn_host.errors import FleetError
 
 from ..channel import Channel, Kind
@@ -187,9 +186,8 @@ async def _serve(host: str, port: int, pin: str, word: bytes, listens: str) -> N
 
 
 def _served_with(content: bytes) -> ssl.SSLContext:
-    """Return the context to serve with a certificate and its key, which are on disk no longer than it takes
-    to read them.
-    """
-    with tempfile.TemporaryDirectory(prefix="crowdlearn-relay-") as folder:
-        write_atomically(Path(folder) / FILE, content, private=True)
-        return certificate(Path(folder))[0]
+    """Return the context to serve with a certificate and its key, which are on no disk of the node."""
+    with open(os.memfd_create(FILE), "wb") as file:
+        file.write(content)
+        file.flush()
+        return served_with(Path(f"/proc/self/fd/{file.fileno()}"))[0]
