@@ -88,6 +88,8 @@ def global_weights(setting: Setting, state: RunState) -> Floats:
     """
     if setting.config.strategy.windowed:
         return state.window.average()
+    if len(state.weights) == 1:
+        return state.weights[0].copy()
     return state.weights.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
@@ -126,6 +128,14 @@ def _tested(setting: Setting, workers: Workers, models: Sequence[Floats]) -> lis
     """
     samples = len(setting.workload.test)
     starts = range(0, samples, EVALUATED)
+    models = [_held(weights) for weights in models]
     tasks = [EvaluationTask(weights, at, min(at + EVALUATED, samples)) for weights in models for at in starts]
     found = np.array(list(workers.each(tasks))).reshape(len(models), len(starts)).sum(1)
     return [float(each) / samples for each in found]
+
+
+def _held(weights: Floats) -> Floats:
+    """Return a view of weights that does not change, which learners turn once for all tasks."""
+    view = weights.view()
+    view.flags.writeable = False
+    return view

@@ -82,8 +82,8 @@ class CohortTask:
 
 @dataclass(frozen=True)
 class StatisticsTask:
-    """Devices that compute the running statistics of batch norms under these weights, each by the first
-    mini-batches of one pass, `most` of them. They lie at `places`, int64 [statistics].
+    """Devices that compute the running statistics of batch norms under these weights, each by `most` of its
+    samples. They lie at `places`, int64 [statistics].
     """
 
     passes: tuple[Pass, ...]
@@ -93,7 +93,7 @@ class StatisticsTask:
 
     def run(self, model: GroupModel) -> Floats:
         """Return their average, float32 [statistics]."""
-        return model.statistics(self.passes, self.weights, self.most).weights[self.places]
+        return model.statistics(self.passes, self.weights, self.places, self.most)
 
 
 @dataclass(frozen=True)

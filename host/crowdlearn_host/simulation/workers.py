@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,15 +23,22 @@ from crowdlearn_device.protocol.frames import Floats
 from threadpoolctl import ThreadpoolController
 
 from crowdlearn_host.errors import TrainingError
+from crowdlearn_host.simulation.learners.dense_learner import DenseLearner
 from crowdlearn_host.simulation.learners.group import GroupModel, warm_up
 from crowdlearn_host.simulation.learners.workload import Workload
 
+from . import mapped
+from .mapped import Packed
 from .tasks import Task
 
 AHEAD = 4
 """Results a worker that may wait for an earlier one: each is as large as a model."""
 ATTEMPTS = 3
 """The tries of a task whose workers die before the run fails."""
+WORKLOAD = "workload"
+"""The file that processes map theirs from."""
+LARGE = 1 << 17
+"""Bytes of a result that goes through a file: a pipe takes milliseconds for a model."""
 Outcome = TypeVar("Outcome")
 
 
@@ -39,6 +47,13 @@ class Kept:
     """A task whose weights lie in a file, which all tasks of a batch have in common."""
 
     task: Task[object]
+    path: Path
+
+
+@dataclass(frozen=True)
+class InFile:
+    """A result that lies in a file, for its arrays are large."""
+
     path: Path
 
 
@@ -67,8 +82,8 @@ class InProcess:
     """The worker that trains one group after the other, in this process."""
 
     def __init__(self, workload: Workload) -> None:
-        self._workload = workload
-        self._model = GroupModel(workload)
+        self._workload = DenseLearner.prepared(workload)
+        self._model = GroupModel(self._workload)
 
     def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
         for task in tasks:
@@ -97,11 +112,15 @@ class Processes:
 
     def __init__(self, workload: Workload, count: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="crowdlearn-")
-        _save(workload, Path(self._folder.name))
+        folder = Path(self._folder.name)
+        with naming(folder):
+            Packed(DenseLearner.prepared(workload)).write(folder / WORKLOAD)
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
         self._starting: set[Connection] = set()
         self._died = self._batches = 0
+        self._common: tuple[Floats, Path] | None = None
+        """Weights in common that lie in a file: those that are tested are trained next."""
         for _ in range(count):
             self._start()
 
@@ -141,11 +160,7 @@ class Processes:
 
     def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
         sent = self._kept(tasks)
-        try:
-            yield from self._results(tasks if sent is None else sent)
-        finally:
-            for each in sent[:1] if sent else ():
-                each.path.unlink(missing_ok=True)
+        yield from self._results(tasks if sent is None else sent)
 
     def _kept(self, tasks: Sequence[Task[Outcome]]) -> list[Kept] | None:
         """Return the tasks with the weights that are common to them in a file: a pipe takes milliseconds for
@@ -154,28 +169,40 @@ class Processes:
         weights = getattr(tasks[0], "weights", None) if len(tasks) > 1 else None
         if weights is None or any(getattr(task, "weights", None) is not weights for task in tasks):
             return None
-        self._batches += 1
-        path = Path(self._folder.name) / f"weights-{self._batches}.npy"
-        try:
-            np.save(path, weights)
-        except OSError:
-            path.unlink(missing_ok=True)
-            return None
-        without = [replace(cast(Any, task), weights=None) for task in tasks]
-        return [Kept(task, path) for task in without]
+        if self._common is None or not np.array_equal(self._common[0], weights):
+            self._forget()
+            self._batches += 1
+            path = Path(self._folder.name) / f"weights-{self._batches}"
+            try:
+                Packed(weights).write(path)
+            except OSError:
+                path.unlink(missing_ok=True)
+                return None
+            self._common = mapped.read(path), path
+        return [Kept(replace(cast(Any, task), weights=None), self._common[1]) for task in tasks]
+
+    def _forget(self) -> None:
+        """Remove the file of weights in common."""
+        if self._common is not None:
+            self._common[1].unlink(missing_ok=True)
+        self._common = None
 
     def _results(self, tasks: Sequence[Any]) -> Iterator[Any]:
         results: dict[int, Any] = {}
         waiting = list(reversed(range(len(tasks))))
         attempts = [0] * len(tasks)
         busy: dict[Connection, int] = {}
+
+        def hand_out(due: int) -> None:
+            for connection in list(self._workers):
+                free = connection not in busy and connection not in self._starting
+                if free and waiting and waiting[-1] < due + AHEAD * len(self._workers):
+                    busy[connection] = waiting.pop()
+                    self._send(connection, tasks[busy[connection]])
+
         for due in range(len(tasks)):
             while due not in results:
-                for connection in list(self._workers):
-                    free = connection not in busy and connection not in self._starting
-                    if free and waiting and waiting[-1] < due + AHEAD * len(self._workers):
-                        busy[connection] = waiting.pop()
-                        self._send(connection, tasks[busy[connection]])
+                hand_out(due)
                 for ready in wait([*busy, *self._starting]):
                     connection = cast("Connection", ready)
                     if connection in self._starting:
@@ -195,7 +222,11 @@ class Processes:
                         continue
                     if isinstance(outcome, Exception):
                         raise TrainingError(f"a group could not train: {outcome}") from outcome
+                    if isinstance(outcome, InFile):
+                        outcome, path = mapped.read(outcome.path), outcome.path
+                        path.unlink()
                     results[number] = outcome
+            hand_out(due)  # before the caller takes its time over the result
             yield results.pop(due)
 
     def _send(self, connection: Connection, task: Task[object] | Kept) -> None:
@@ -233,7 +264,7 @@ class RayTasks:
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
         self._ray = ray
-        self._workload = ray.put(workload)
+        self._workload = ray.put(DenseLearner.prepared(workload))
         self._train = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_train_once)
 
     def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
@@ -283,39 +314,37 @@ def _serve(connection: Connection, folder: str) -> None:
     """Run a worker process: train the tasks that come until the connection closes."""
     with one_thread():
         try:
-            workload = _load(Path(folder))
+            workload: Workload = mapped.read(Path(folder) / WORKLOAD)
             model = GroupModel(workload)
             with suppress(Exception):  # what fails here fails in the first round, and is told there
                 warm_up(workload)
             connection.send(None)
             kept: tuple[Path, Floats] | None = None
-            while True:
+            for number in count():
                 task: Task[object] | Kept = connection.recv()
                 try:
-                    if not isinstance(task, Kept):
-                        connection.send(task.run(model))
-                        continue
-                    if kept is None or kept[0] != task.path:
-                        kept = task.path, np.load(task.path)
-                        kept[1].flags.writeable = False
-                    connection.send(replace(cast(Any, task.task), weights=kept[1]).run(model))
+                    if isinstance(task, Kept):
+                        if kept is None or kept[0] != task.path:
+                            kept = task.path, mapped.read(task.path)
+                            kept[1].flags.writeable = False
+                        task = cast("Task[object]", replace(cast(Any, task.task), weights=kept[1]))
+                    result = task.run(model)
+                    path = Path(folder) / f"result-{os.getpid()}-{number}"
+                    connection.send(_through_file(result, path))
                 except Exception as error:
                     connection.send(error)
         except (EOFError, OSError, KeyboardInterrupt):
             return
 
 
-def _save(workload: Workload, folder: Path) -> None:
-    with naming(folder):
-        np.save(folder / "inputs.npy", workload.inputs)
-        rest = replace(workload, inputs=np.zeros(0, np.float32))
-        (folder / "rest.pickle").write_bytes(pickle.dumps(rest))
-
-
-def _load(folder: Path) -> Workload:
-    """Return the workload with its inputs mapped from the file, so that all workers share one copy of
-    them.
-    """
-    rest: Workload = pickle.loads((folder / "rest.pickle").read_bytes())
-    inputs = np.load(folder / "inputs.npy", mmap_mode="r")
-    return replace(rest, inputs=inputs)
+def _through_file(result: object, path: Path) -> object:
+    """Return the result, or where it lies if it is large and there is room for it."""
+    packed = Packed(result)
+    if packed.nbytes >= LARGE:
+        try:
+            packed.write(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+        else:
+            return InFile(path)
+    return result

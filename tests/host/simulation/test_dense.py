@@ -10,7 +10,8 @@ from crowdlearn_host.methods.index_space import flat_layout, flatten, unflatten
 from crowdlearn_host.models.named import mlp
 from crowdlearn_host.simulation.learners import together
 from crowdlearn_host.simulation.learners.dense import DenseChain
-from crowdlearn_host.simulation.learners.sparse_inputs import Columns
+from crowdlearn_host.simulation.learners.rare import apart
+from crowdlearn_host.simulation.learners.sparse_inputs import Columns, SparseInputs
 from crowdlearn_host.simulation.learners.steps import Fed
 from torch import nn
 
@@ -32,18 +33,25 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, labels
 
 
-def looked_at(rare: bool) -> np.ndarray:
-    """Inputs by which columns are divided: with some that are rare, or with none."""
-    return data()[0].numpy() if rare else np.ones((1, 50), np.float32)
-
-
-def fed(rare: bool = True, batches: Sequence[slice] = BATCHES) -> Fed:
-    """As `data` has them, of samples that lie in another order."""
-    inputs, labels = (tensor.numpy() for tensor in data())
-    rows = np.random.default_rng(0).permutation(73)
-    columns = Columns.of(looked_at(rare))
+def columns_of(rare: bool) -> Columns:
+    """Columns of which some are rare, or none."""
+    columns = Columns.of(data()[0].numpy() if rare else np.ones((1, 50), np.float32))
     assert columns.count == (32 if rare else 50)
-    return Fed(columns.apart(inputs[np.argsort(rows)]), rows, labels, batches)
+    return columns
+
+
+ROWS = np.random.default_rng(0).permutation(73)
+
+
+def samples_of(rare: bool = True) -> SparseInputs:
+    """Those of `data` in another order."""
+    return apart(columns_of(rare), data()[0].numpy()[np.argsort(ROWS)])
+
+
+def fed(batches: Sequence[slice] = BATCHES) -> Fed:
+    """As `data` has them."""
+    stop = batches[-1].stop
+    return Fed(ROWS[:stop], data()[1].numpy()[:stop], batches)
 
 
 def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.Tensor], float]:
@@ -84,7 +92,7 @@ kinds = pytest.mark.parametrize("kind", ["normalised", "normalised in part", "fl
 
 def chain_of(model: nn.Module, rare: bool = True) -> DenseChain:
     """With the weights of the model."""
-    chain = DenseChain.of(model, flat_layout(model.state_dict()), looked_at(rare))
+    chain = DenseChain.of(model, flat_layout(model.state_dict()), columns_of(rare))
     assert chain is not None
     chain.vector[:] = chain.entered(flatten(model.state_dict()))
     return chain
@@ -101,7 +109,7 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
     expected_sums, expected_loss = by_autograd(expected, BATCHES)
     chain = chain_of(model, rare)
     sums = np.zeros(len(chain.vector) if accumulate else 0, np.float32)
-    loss = chain.train([fed(rare)], RATE, sums)
+    loss = chain.train(samples_of(rare), [fed()], RATE, sums)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     trained = unflatten(chain.left(chain.vector), model.state_dict())
     for name, value in expected.state_dict().items():
@@ -122,7 +130,7 @@ def test_samples_are_classified_as_the_network_does(kind: str, rare: bool) -> No
     expected = model.eval()(inputs).argmax(1)[100:1301]
     model.train()
     chain = chain_of(model, rare)
-    samples = chain.columns.apart(inputs.numpy())
+    samples = apart(chain.columns, inputs.numpy())
     classes = chain.classify(flatten(model.state_dict()), samples, range(100, 1301))
     assert np.array_equal(classes, expected.numpy())
 
@@ -134,7 +142,7 @@ def test_gathered_statistics_are_means_over_the_mini_batches_of_each_pass(kind: 
     by_autograd(model, BATCHES)
     chain = chain_of(model, rare)
     few = BATCHES[:2]
-    chain.gather_statistics([(fed(rare), 0.75), (fed(rare).begun(len(few)), 0.25)])
+    chain.gather_statistics(samples_of(rare), [fed(), fed(few)], [0.75, 0.25])
     gathered = unflatten(chain.left(chain.vector), model.state_dict())
     expected = {name: value.double() * 0 for name, value in model.state_dict().items()}
     for batches, share in ((BATCHES, 0.75), (few, 0.25)):
@@ -168,7 +176,7 @@ def refused(given: Fed, why: str) -> None:
     chain = chain_of(network("normalised"))
     before = chain.vector.copy()
     with pytest.raises(ValueError, match=why):
-        chain.train([given], RATE, np.zeros(0, np.float32))
+        chain.train(samples_of(), [given], RATE, np.zeros(0, np.float32))
     assert np.array_equal(chain.vector, before)
 
 
@@ -176,10 +184,10 @@ def refused(given: Fed, why: str) -> None:
 @pytest.mark.parametrize("rare", [True, False])
 def test_what_diverges_is_not_finite(kind: str, rare: bool) -> None:
     """Nor zero, as a comparison with zero could make it."""
-    given = fed()
-    (given.samples.values if rare else given.samples.common)[0] = np.nan
+    samples = samples_of()
+    (samples.values if rare else samples.common)[0] = np.nan
     chain = chain_of(network(kind))
-    loss = chain.train([given], RATE, np.zeros(0, np.float32))
+    loss = chain.train(samples, [fed()], RATE, np.zeros(0, np.float32))
     assert not np.isfinite(loss)
     assert not np.isfinite(chain.vector).all()
 
@@ -222,7 +230,7 @@ def tied() -> nn.Module:
     ],
 )
 def test_another_network_is_left_to_autograd(other: nn.Module) -> None:
-    assert DenseChain.of(other, flat_layout(other.state_dict()), looked_at(True)) is None
+    assert DenseChain.of(other, flat_layout(other.state_dict()), columns_of(True)) is None
 
 
 @kinds
@@ -233,14 +241,17 @@ def test_one_step_each_from_the_same_weights_is_the_mean_of_all_alone(
 ) -> None:
     monkeypatch.setattr(together, "MOST_ROWS", most)
     model = network(kind)
-    each = [fed(rare, [slice(start, stop)]) for start, stop in ((0, 30), (30, 35), (35, 73))]
+    samples = samples_of(rare)
+    each = [fed([slice(start, stop)]) for start, stop in ((0, 30), (30, 35), (35, 73))]
     shares = [0.5, 0.2, 0.3]
     alone, loss = [], 0.0
     for one in each:
         chain = chain_of(model, rare)
-        loss += chain.train([one], RATE, np.zeros(0, np.float32))
+        loss += chain.train(samples, [one], RATE, np.zeros(0, np.float32))
         alone.append(chain.vector)
     chain = chain_of(model, rare)
-    assert chain.average_once(each, shares, RATE) == pytest.approx(loss, rel=1e-5)
-    mean = np.average(alone, axis=0, weights=shares)
-    np.testing.assert_allclose(chain.vector, mean, rtol=1e-4, atol=1e-6)
+    before = chain.vector.copy()
+    together_mean, together_loss = chain.average_once(samples, each, shares, RATE)
+    assert together_loss == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(together_mean, np.average(alone, axis=0, weights=shares), rtol=1e-4, atol=1e-6)
+    assert np.array_equal(chain.vector, before)

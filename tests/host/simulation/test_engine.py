@@ -14,11 +14,13 @@ from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, p
 from crowdlearn_host.errors import ConfigError, TrainingError
 from crowdlearn_host.methods.index_space import flatten, unflatten
 from crowdlearn_host.models.named import build_model
+from crowdlearn_host.simulation import engine
 from crowdlearn_host.simulation.engine import global_weights, run, start
+from crowdlearn_host.simulation.mapped import Packed
 from crowdlearn_host.simulation.rounds import averaged as rounds_averaged
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.state import RunState
-from crowdlearn_host.simulation.workers import InProcess, Processes
+from crowdlearn_host.simulation.workers import LARGE, InProcess, Processes
 
 Crowd = Callable[..., Setting]
 ALONE = {"enabled": False}
@@ -88,24 +90,30 @@ def test_processes_give_the_same_bits_and_a_killed_one_changes_nothing(crowd: Cr
 def test_weights_in_common_travel_once_where_there_is_room_for_them(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
-    setting = crowd(method="fedavg", training={"epochs": 3, "batch": 11, "momentum": 0})
+    """As do those that are tested and then trained; results that are large go through files, too."""
+    model = "mlp:6-300-120-4"
+    assert LARGE < 300 * 120 * 4
+    setting = crowd(model=model, method="fedavg", training={"epochs": 3, "batch": 11, "momentum": 0})
+    monkeypatch.setattr(engine, "EVALUATED", 100)  # two tasks
     saved: list[Path] = []
 
-    def save(path: Path, weights: np.ndarray, save: Callable[..., None] = np.save) -> None:
+    def save(packed: Packed, path: Path, save: Callable[..., None] = Packed.write) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, weights)
+        save(packed, path)
         saved.append(path)
 
     with Processes(setting.workload, 2) as workers:
-        monkeypatch.setattr(np, "save", save)
+        monkeypatch.setattr(Packed, "write", save)
 
         def kill_one(state: RunState) -> None:
             if len(state.records) == 1:
                 os.kill(workers.pids[0], signal.SIGKILL)
 
         assert same(run(setting, workers, on_round=kill_one), simulated(setting))
-    assert len(saved) == (0 if full else 3 * 2)
+        left = {path.name for each in saved for path in each.parent.iterdir()}
+    assert left == (set() if full else {"workload", "weights-7"})
+    assert len(saved) == (0 if full else 1 + 3 * 2)
     assert not any(path.exists() for path in saved)
 
 

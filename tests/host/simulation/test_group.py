@@ -35,12 +35,16 @@ def setting() -> Setting:
     return prepare(parse_config(values, SimulationConfig, "test"), samples, samples, devices)
 
 
-def trained(setting: Setting) -> tuple[GroupResult, GroupResult, int]:
-    """A group's passes, the average of devices alone, and the samples that the group then gets right."""
+def trained(setting: Setting) -> tuple[GroupResult, GroupResult, int, np.ndarray]:
+    """A group's passes, the average of devices alone, the samples that the group then gets right, and
+    statistics by 20 samples of each device.
+    """
     model = GroupModel(setting.workload)
     group = model.train(PASSES, setting.initial, np.zeros(0, np.float32), RATE, True)
     average = model.average([PASSES[:2], PASSES[3:4]], setting.initial, RATE)
-    return group, average, model.tested(group.weights, range(127))
+    right = model.tested(group.weights, range(127))
+    places = np.flatnonzero(setting.statistics)
+    return group, average, right, model.statistics(PASSES[:4], group.weights, places, 20)
 
 
 def frozen() -> nn.Module:
@@ -78,3 +82,16 @@ def test_products_and_autograd_agree(setting: Setting, monkeypatch: pytest.Monke
         np.testing.assert_allclose(ours.accumulated, expected.accumulated, rtol=1e-4, atol=1e-4)
         assert ours.loss == pytest.approx(expected.loss, rel=1e-5)
     assert by_products[2] == by_autograd[2]
+    np.testing.assert_allclose(by_products[3], by_autograd[3], rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_those_of_samples_from_all_over_a_device(setting: Setting) -> None:
+    workload = setting.workload
+    for most, whole in ((20, False), (1000, True)):
+        places, batches = workload.spread(Pass(1, 0), most)
+        assert sorted(places) == sorted({*places})
+        assert {*places} == {*workload.devices[1]} if whole else len(places) == most
+        thirds = np.array_split(workload.devices[1], 3)
+        for batch in batches:
+            found = sum(np.isin(places[batch], third).any() for third in thirds)
+            assert found == min(3, batch.stop - batch.start)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from crowdlearn_host.simulation.learners.rare import apart
 from crowdlearn_host.simulation.learners.sparse_inputs import ALIGNED, Columns, SparseInputs
 
 RNG = np.random.default_rng(3)
@@ -27,7 +28,7 @@ def test_nothing_is_lost_or_added(share: float) -> None:
     assert columns.all_common == (share == 0.6)
     assert columns.count % ALIGNED == 0
     np.testing.assert_array_equal(np.sort(columns.order), np.arange(64))
-    np.testing.assert_array_equal(together(columns, columns.apart(inputs)), inputs)
+    np.testing.assert_array_equal(together(columns, apart(columns, inputs)), inputs)
 
 
 def test_samples_unlike_those_by_which_columns_were_divided_are_taken_apart_too() -> None:
@@ -36,11 +37,11 @@ def test_samples_unlike_those_by_which_columns_were_divided_are_taken_apart_too(
     columns = Columns.of(looked_at)
     assert columns.count == 16
     inputs = RNG.standard_normal((5, 64)).astype(np.float32)
-    np.testing.assert_array_equal(together(columns, columns.apart(inputs)), inputs)
+    np.testing.assert_array_equal(together(columns, apart(columns, inputs)), inputs)
 
 
 def test_inputs_that_are_zero_throughout_have_no_common_column() -> None:
     inputs = np.zeros((3, 32), np.float32)
     columns = Columns.of(inputs)
     assert columns.count == 0
-    np.testing.assert_array_equal(together(columns, columns.apart(inputs)), inputs)
+    np.testing.assert_array_equal(together(columns, apart(columns, inputs)), inputs)

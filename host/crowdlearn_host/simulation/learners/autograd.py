@@ -89,7 +89,7 @@ class ByAutograd:
         totals = np.zeros(1 + len(self._watched))
         for each in passes:
             totals += self._pass(each, rate, kept, sums, updates)
-            updates += len(self._workload.order(each)[1])
+            updates += len(self._workload.batches(each))
         return totals
 
     def classify(self, flat: Floats, tested: range) -> Indices:

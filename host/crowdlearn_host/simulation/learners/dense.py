@@ -1,8 +1,8 @@
 """A chain of dense layers, forward and backward by hand: what autograd computes, in half its time or less.
 
-Products are numpy's, and what lies between two of them is one compiled loop (see kernels.py). Sums go into
-buffers that stay. The rate is divided by the batch, and errors are not. A bias before a batch norm, which has
-no gradient, rests.
+Products are a library's, and what lies between two of them is one compiled loop (see kernels.py). Sums go
+into buffers that stay. The rate is divided by the batch, and errors are not. A bias before a batch norm,
+which has no gradient, rests.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import torch
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.freezing import resting_modules
 from torch import nn
@@ -19,9 +20,10 @@ from crowdlearn_host.methods.index_space import FlatEntry
 
 from . import kernels
 from .kernels import BIAS, GAIN, MEAN, SHIFT, VARIANCE
+from .rare import add_rare, move_rare
 from .sparse_inputs import Columns, Indices, SparseInputs
-from .steps import Fed, Layer, Rare, Step
-from .together import Together, chunks, parts_of
+from .steps import Fed, Layer, Room, aligned, move_by_product
+from .together import Together, chunks, first_sums
 
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
@@ -43,34 +45,31 @@ class DenseChain:
         self._layout = layout
         self._norms = norms
         self.columns = columns
-        self.vector = np.empty(layout[-1].stop, np.float32)
+        self.vector = aligned(layout[-1].stop)
         self._layers = self._views(self.vector, transposed=True)
         self._widths = [layer.vectors.shape[1] for layer in self._layers]
-        self._saved = [np.empty((kernels.SAVED, width), np.float32) for width in self._widths]
+        self._across = [torch.from_numpy(layer.weight).T for layer in self._layers]
+        """Weights as errors are multiplied by: where rows are few, PyTorch takes three quarters of numpy's
+        time.
+        """
+        self._momenta = [np.full(1, norm.momentum if norm else 0, np.float32) for norm in norms]
+        self._saved = [aligned(1, kernels.SAVED, width) for width in self._widths]
         self._entered: tuple[Floats, Floats] | None = None
         """A vector that does not change, and what it is turned."""
         self._gradients = [np.empty_like(layer.weight) for layer in self._layers]
-        self._room = [[np.empty((0, width), np.float32) for width in self._widths] for _ in range(3)]
+        self._most = Room.of(0, columns.count, self._widths)
+        self._rooms: dict[int, Room] = {}
 
     @classmethod
-    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], inputs: Floats) -> DenseChain | None:
-        """Return the chain that `model` is, its inputs flattened or not, or None if it is another network.
-
-        `inputs` [N, sources] are like those that it is to learn from: their columns are divided alike.
-        """
-        layers = list(model) if type(model) is nn.Sequential else []
-        kinds = "".join(LETTERS.get(type(layer), "?") for layer in layers)
-        usual = all(map(_as_usual, [model, *layers])) and not resting_modules(model)
-        if not usual or not re.fullmatch("F?(LB?R)+L", kinds):
+    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], columns: Columns) -> DenseChain | None:
+        """Return the chain that `model` is, its inputs flattened or not, or None if it is another network."""
+        if not is_dense_chain(model):
             return None
-        places = [at for at, kind in enumerate(kinds) if kind == "L"]
+        layers = list(model.children())
+        places = [at for at, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
         following = [layers[at + 1] for at in places[:-1]]
         norms = [each if isinstance(each, nn.BatchNorm1d) else None for each in following]
-        own = [parameter for layer in layers for parameter in layer.parameters()]
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if len(trained) < len(own):  # some are frozen, or in two layers
-            return None
-        return cls(layout, norms, Columns.of(inputs))
+        return cls(layout, norms, columns)
 
     def entered(self, flat: Floats) -> Floats:
         """Return a vector in the order of sharing.flat as one like `vector`, which is not to be changed. It
@@ -87,9 +86,10 @@ class DenseChain:
         return self._turned(own, entering=False)
 
     def _turned(self, vector: Floats, entering: bool) -> Floats:
-        turned, order = vector.copy(), self.columns.order
+        turned, order = aligned(len(vector)), self.columns.order
         layers = self._views(vector, transposed=not entering)
         for at, (to, layer) in enumerate(zip(self._views(turned, transposed=entering), layers, strict=True)):
+            to.vectors[...] = layer.vectors
             if at:
                 to.weight[...] = layer.weight
             elif entering:
@@ -98,7 +98,7 @@ class DenseChain:
                 to.weight[order] = layer.weight
         return turned
 
-    def train(self, passes: Iterable[Fed], rate: float, accumulated: Floats) -> float:
+    def train(self, samples: SparseInputs, passes: Iterable[Fed], rate: float, accumulated: Floats) -> float:
         """Descend through all `passes`, moving `vector` in place; return the loss summed over samples.
 
         Adds |gradient| to `accumulated`, a vector like `vector`, unless it is empty.
@@ -109,42 +109,38 @@ class DenseChain:
         else:
             nothing = np.empty((0, 0), np.float32)
             totals = [Layer(np.empty((len(each.weight), 0), np.float32), nothing) for each in self._layers]
-        return sum(self._pass(fed, rate, totals) for fed in passes)
+        return sum(self._pass(samples, fed, rate, totals) for fed in passes)
 
-    def average_once(self, passes: Sequence[Fed], shares: Sequence[float], rate: float) -> float:
-        """Move `vector` to a mean by `shares`, 1 in sum: of what each pass of one mini-batch makes of it.
-        Return the loss summed over samples.
+    def average_once(
+        self, samples: SparseInputs, passes: Sequence[Fed], shares: Sequence[float], rate: float
+    ) -> tuple[Floats, float]:
+        """Return a vector, the mean by `shares`, 1 in sum, of what each pass of one mini-batch makes of
+        `vector`, and the loss summed over samples. `vector` stays as it is.
 
         Products are those of many passes together: all begin from the same weights.
         """
-        for fed in passes:
-            self._check(fed)
-        mean = self.vector.copy()
+        self._check(passes)
+        mean = aligned(len(self.vector))
+        mean[:] = self.vector
         moved = self._views(mean, transposed=True)
-        together = Together(self._layers, self._norms, self._saved)
-        running = [np.zeros((2, width)) for width in self._widths]
+        together = Together(self._layers, self._norms)
         loss = 0.0
-        for parts in chunks(parts_of(passes, shares, self._layers)):
-            step = self._step(parts[-1].rows.stop, rate, [])
-            loss += together.descend(parts, step, moved, self._gradients, rate)
-            together.add_statistics(parts, running)
-        together.set_statistics(moved, running)
-        self.vector[:] = mean
-        return loss
+        for chunk in chunks(passes, shares):
+            loss += together.descend(samples, chunk, self._room(len(chunk.rows)), moved, rate)
+        together.set_statistics(moved, moving=True)
+        return mean, loss
 
-    def gather_statistics(self, passes: Iterable[tuple[Fed, float]]) -> None:
+    def gather_statistics(
+        self, samples: SparseInputs, passes: Sequence[Fed], shares: Sequence[float]
+    ) -> None:
         """Give the batch norms of `vector` the statistics of its own sums: of each pass means over its
         mini-batches, and of the passes the mean by their shares, which are 1 in sum.
         """
-        fed, shares = zip(*passes, strict=True)
-        for each in fed:
-            self._check(each)
-        together = Together(self._layers, self._norms, self._saved)
-        running = [np.zeros((2, width)) for width in self._widths]
-        for parts in chunks(parts_of(fed, shares, self._layers, of_means=True)):
-            together.forward(parts, self._step(parts[-1].rows.stop, 0.0, []))
-            together.add_statistics(parts, running)
-        together.set_statistics(self._layers, running)
+        self._check(passes)
+        together = Together(self._layers, self._norms)
+        for chunk in chunks(passes, shares):
+            together.forward(samples, chunk, self._room(len(chunk.rows)))
+        together.set_statistics(self._layers, moving=False)
 
     def classify(self, flat: Floats, samples: SparseInputs, tested: range) -> Indices:
         """Return the classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
@@ -161,13 +157,13 @@ class DenseChain:
                 weight, bias = weight * scale, (bias - vectors[MEAN]) * scale + vectors[SHIFT]
             folded.append((weight, bias))
         classes = []
-        for start in range(0, len(tested), CLASSIFIED):
-            rows = np.array(tested[start : start + CLASSIFIED])
-            x = samples.common[rows]
-            for at, (weight, bias) in enumerate(folded):
-                x = x @ weight[: x.shape[1]]
-                if at == 0:
-                    kernels.add_rare(x, weight, rows, samples.starts, samples.columns, samples.values)
+        for start in range(tested.start, tested.stop, CLASSIFIED):
+            rows = np.arange(start, min(start + CLASSIFIED, tested.stop))
+            x = samples.common[start : start + len(rows)]
+            for at, ((weight, bias), sums) in enumerate(zip(folded, self._room(len(rows)).sums, strict=True)):
+                x = np.matmul(x, weight[: x.shape[1]], out=sums)
+                if at == 0 and len(samples.values):
+                    add_rare(x, weight, rows, samples.starts, samples.columns, samples.values)
                 if at + 1 < len(folded):
                     kernels.rectify(x, bias, x)
             classes.append((x + folded[-1][1]).argmax(1))
@@ -188,86 +184,122 @@ class DenseChain:
             layers.append(Layer(weight, vector[entry.stop : stop].reshape(count, -1)))
         return layers
 
-    def _pass(self, fed: Fed, rate: float, totals: list[Layer]) -> float:
-        self._check(fed)
-        sizes = {batch.stop - batch.start for batch in fed.batches}
-        steps = {rows: self._step(rows, rate, totals) for rows in sizes}
-        common, loss = fed.samples.common[fed.rows], 0.0
+    def _pass(self, samples: SparseInputs, fed: Fed, rate: float, totals: list[Layer]) -> float:
+        self._check([fed])
+        loss = 0.0
         for batch in fed.batches:
-            step = steps[batch.stop - batch.start]
-            loss += self._descend(common[batch], fed.samples, fed.rows[batch], fed.labels[batch], step)
+            rows = fed.rows[batch]
+            by = np.float32(-rate / len(rows)), np.float32(1 / len(rows))
+            loss += self._descend(samples, rows, fed.labels[batch], self._room(len(rows)), totals, by)
         return loss
 
-    def _check(self, fed: Fed) -> None:
-        if any(self._norms) and any(batch.stop - batch.start == 1 for batch in fed.batches):
+    def _check(self, passes: Sequence[Fed]) -> None:
+        alone = (batch.stop - batch.start == 1 for fed in passes for batch in fed.batches)
+        if any(self._norms) and any(alone):
             raise ValueError(
                 "a mini-batch of one sample has no variance for batch norm; change training.batch"
             )
         classes = self._widths[-1]  # loops look at no bounds
-        if not ((fed.labels >= 0) & (fed.labels < classes)).all():
-            raise ValueError(f"a label is not one of the {classes} classes that the network distinguishes")
+        for fed in passes:
+            if len(fed.labels) and not (fed.labels.min() >= 0 and fed.labels.max() < classes):
+                raise ValueError(
+                    f"a label is not one of the {classes} classes that the network distinguishes"
+                )
 
-    def _step(self, rows: int, rate: float, totals: list[Layer]) -> Step:
-        if len(self._room[0][0]) < rows:
-            self._room = [[np.empty((rows, width), np.float32) for width in self._widths] for _ in range(3)]
-        room = ([each[:rows] for each in kind] for kind in self._room)
-        return Step(np.float32(-rate / rows), np.float32(1 / rows), totals, *room)
+    def _room(self, rows: int) -> Room:
+        if len(self._most) < rows:
+            self._most, self._rooms = Room.of(rows, self.columns.count, self._widths), {}
+        if rows not in self._rooms:
+            self._rooms[rows] = self._most.part(rows)
+        return self._rooms[rows]
 
-    def _descend(self, x: Floats, samples: SparseInputs, rows: Indices, labels: Indices, to: Step) -> float:
-        """Descend on one mini-batch, these rows of `samples`, whose common columns are `x`. Return the loss
-        summed over samples.
+    def _descend(
+        self,
+        samples: SparseInputs,
+        rows: Indices,
+        labels: Indices,
+        room: Room,
+        totals: Sequence[Layer],
+        by: tuple[np.float32, np.float32],
+    ) -> float:
+        """Descend on one mini-batch, these rows of `samples`. Return the loss summed over samples.
+
+        Errors are those of a loss summed over the mini-batch: `by`, the rate and the share of a gradient in
+        `totals`, divide by its samples. `totals` take |gradient|, and are empty if none is summed.
         """
-        rare = rows, samples.starts, samples.columns, samples.values
-        inputs = self._forward(x, len(samples.values) > 0, rare, to)
-        vectors, errors = self._layers[-1].vectors, to.errors[-1]
-        loss = kernels.errors_of(to.sums[-1], vectors[BIAS], labels, errors)
-        kernels.move_bias(errors, vectors, to.totals[-1].vectors, to.rate, to.share)
-        for at in reversed(range(len(inputs))):
-            x, weight, total = inputs[at], self._layers[at].weight, to.totals[at].weight
-            count = x.shape[1]
-            by = np.matmul(x.T, errors, out=self._gradients[at][:count])
-            if at:
-                np.matmul(errors, weight.T, out=to.errors[at - 1])
-            elif len(samples.values):
-                kernels.move_rare(weight, total, errors, *rare, to.rate, to.share)
-            moved, summed = weight[:count].reshape(-1), total[:count].reshape(-1)
-            kernels.move(moved, by.reshape(-1), summed, to.rate, to.share)
-            if at:
-                errors = to.errors[at - 1]
-                self._back(at - 1, errors, to)
+        inputs = self._forward(samples, rows, room)
+        vectors, errors = self._layers[-1].vectors, room.errors[-1]
+        loss = kernels.errors_of(room.sums[-1], vectors[BIAS], labels, errors)
+        kernels.move_bias(errors, vectors, totals[-1].vectors, *by)
+        for at in reversed(range(1, len(inputs))):
+            torch.mm(room.error_tensors[at], self._across[at], out=room.error_tensors[at - 1])
+            self._move(at, inputs[at], room.errors[at], totals[at].weight, by)
+            self._back(at - 1, room, totals[at - 1].vectors, by)
+        weight, total, errors = self._layers[0].weight, totals[0].weight, room.errors[0]
+        self._move(0, inputs[0], errors, total, by)
+        if len(samples.values):  # at last, and first in the next step: the weights are in the caches still
+            listed = samples.starts, samples.columns, samples.values
+            move_rare(weight, total, errors, rows, *listed, *by)
         return loss
 
-    def _forward(self, x: Floats, listed: bool, rare: Rare, to: Step) -> list[Floats]:
-        """Compute the sums of each layer of a mini-batch, and return the layers' inputs. `rare` is read if
-        any are `listed`.
-        """
-        inputs = [x]
-        for at, layer in enumerate(self._layers):
-            sums, outputs = to.sums[at], to.outputs[at]
-            np.matmul(x, layer.weight[: x.shape[1]], out=sums)
-            if at == 0 and listed:
-                kernels.add_rare(sums, layer.weight, *rare)
+    def _forward(self, samples: SparseInputs, rows: Indices, room: Room) -> list[Floats]:
+        """Compute the sums of each layer of a mini-batch, and return the layers' inputs."""
+        inputs = []
+        for at, (layer, sums, outputs) in enumerate(zip(self._layers, room.sums, room.outputs, strict=True)):
+            if at == 0:
+                inputs.append(first_sums(samples, rows, layer.weight, room))
+            else:
+                np.matmul(inputs[at], layer.weight, out=sums)
             if at == len(self._norms):
                 break
             norm = self._norms[at]
             if norm:
-                by = np.float32(norm.momentum)
-                kernels.normalise(sums, layer.vectors, by, np.float32(norm.eps), self._saved[at], outputs)
+                running, share = layer.vectors[MEAN:], self._momenta[at]
+                running *= 1 - share
+                own = layer.vectors, np.float32(norm.eps), self._saved[at], running
+                kernels.normalise(sums, room.edges, share, *own, outputs)
             else:
                 kernels.rectify(sums, layer.vectors[BIAS], outputs)
-            x = outputs
-            inputs.append(x)
+            inputs.append(outputs)
         return inputs
 
-    def _back(self, at: int, errors: Floats, to: Step) -> None:
+    def _move(
+        self, at: int, x: Floats, errors: Floats, total: Floats, by: tuple[np.float32, np.float32]
+    ) -> None:
+        """Step a layer's weights, those of its first inputs if `x` has few; add |gradient| to `total`, unless
+        it has no columns.
+        """
+        count = x.shape[1]
+        moved = self._layers[at].weight[:count]
+        if not total.shape[1]:
+            move_by_product(moved, x, errors, float(by[0]))
+            return
+        gradient = np.matmul(x.T, errors, out=self._gradients[at][:count])
+        kernels.move(moved.reshape(-1), gradient.reshape(-1), total[:count].reshape(-1), *by)
+
+    def _back(self, at: int, room: Room, totals: Floats, by: tuple[np.float32, np.float32]) -> None:
         """Turn errors of a layer's outputs into those of its sums, and move its vectors."""
-        vectors, totals, outputs = self._layers[at].vectors, to.totals[at].vectors, to.outputs[at]
+        vectors, errors, outputs = self._layers[at].vectors, room.errors[at], room.outputs[at]
         if self._norms[at]:
-            saved = self._saved[at]
-            kernels.back_normalised(errors, outputs, to.sums[at], saved, vectors, totals, to.rate, to.share)
+            own = self._saved[at], vectors, vectors
+            kernels.back_normalised(errors, room.edges, outputs, room.sums[at], *own, totals, *by)
         else:
             kernels.back_rectified(errors, outputs)
-            kernels.move_bias(errors, vectors, totals, to.rate, to.share)
+            kernels.move_bias(errors, vectors, totals, *by)
+
+
+def is_dense_chain(model: nn.Module) -> bool:
+    """Return whether a network is (Linear, perhaps BatchNorm1d, ReLU) layers and a last Linear, all of which
+    learn.
+    """
+    layers = list(model) if type(model) is nn.Sequential else []
+    kinds = "".join(LETTERS.get(type(layer), "?") for layer in layers)
+    usual = all(map(_as_usual, [model, *layers])) and not resting_modules(model)
+    if not usual or not re.fullmatch("F?(LB?R)+L", kinds):
+        return False
+    own = [parameter for layer in layers for parameter in layer.parameters()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return len(trained) == len(own)  # else some are frozen, or in two layers
 
 
 def _as_usual(layer: nn.Module) -> bool:

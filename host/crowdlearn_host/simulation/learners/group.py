@@ -101,7 +101,7 @@ class GroupModel:
         kept = slots.copy()
         accumulated = np.zeros(len(weights) if accumulate else 0, np.float32)
         loss, *metrics = learner.train(passes, rate, kept, accumulated, updates) / max(samples, 1)
-        updates += sum(len(self._workload.order(each)[1]) for each in passes)
+        updates += sum(len(self._workload.batches(each)) for each in passes)
         sums = learner.left(accumulated) if accumulate else accumulated
         return GroupResult(
             learner.left(learner.vector), kept, sums, float(loss), samples, updates, tuple(metrics)
@@ -118,7 +118,7 @@ class GroupModel:
         start, sums = learner.entered(weights), np.zeros(1 + len(self._workload.config.device_metrics))
         shares = [own / sum(samples) for own in samples]
         if (once := self._average_once(devices, shares, start, rate)) is not None:
-            total, sums = learner.vector, once
+            total, sums = once
         else:
             total = np.zeros_like(start)
             for passes, share in zip(devices, shares, strict=True):
@@ -133,9 +133,9 @@ class GroupModel:
 
     def _average_once(
         self, devices: Sequence[Sequence[Pass]], shares: Sequence[float], start: Floats, rate: float
-    ) -> Totals | None:
-        """Return the totals of devices that take one step each, whose mean is the learner's vector then; None
-        if some take more, or the learner has no way to compute them together.
+    ) -> tuple[Floats, Totals] | None:
+        """Return the mean of devices that take one step each, and their totals; None if some take more, or
+        the learner has no way to compute them together.
         """
         learner, batch = self._learner, self._workload.config.training.batch
         once = all(len(own) == 1 and self._workload.samples(own[0]) <= batch for own in devices)
@@ -144,18 +144,18 @@ class GroupModel:
         learner.vector[:] = start
         return learner.average_once([passes[0] for passes in devices], shares, rate)
 
-    def statistics(self, passes: Sequence[Pass], weights: Floats, most: int) -> GroupResult:
-        """Return the mean, by samples, of a model of these weights whose batch norms have each pass's
-        statistics: means over its first mini-batches, `most` of them, nothing being dropped.
+    def statistics(self, passes: Sequence[Pass], weights: Floats, places: Indices, most: int) -> Floats:
+        """Return the weights at `places` of the mean, by samples, of a model of these weights whose batch
+        norms have each dominator's statistics: means over the mini-batches of `most` of its samples, nothing
+        being dropped.
 
-        `weights` are float32 [floats].
+        `weights` are float32 [floats], places int64 [n], those of statistics alone.
         """
         config, samples = self._workload.config, [self._workload.samples(each) for each in passes]
-        nothing = np.zeros(0, np.float32)
         if isinstance(self._learner, DenseLearner):
             self._learner.vector[:] = self._learner.entered(weights)
             self._learner.gather_statistics(passes, most)
-            return GroupResult(self._learner.left(self._learner.vector), nothing, nothing, 0.0, sum(samples))
+            return self._learner.vector[places]  # its own order is one of weights, not of statistics
         model = build_model(config.model, config.seed)
         model.load_state_dict(unflatten(weights, model.state_dict(), self._workload.unused))
         model.eval()
@@ -171,13 +171,13 @@ class GroupModel:
                 norm.reset_running_stats()
                 norm.momentum = None  # a mean over all batches
                 norm.train()
-            samples_fed, _, batches = self._workload.fed(each)
-            inputs = self._workload.samples_of(samples_fed)
+            at, batches = self._workload.spread(each, most)
+            inputs = self._workload.samples_of(self._workload.inputs_at(each, at, batches))
             with torch.no_grad():
-                for batch in batches[:most]:
+                for batch in batches:
                     model(inputs[batch])
             total += flatten(model.state_dict(), self._workload.unused) * np.float64(count / sum(samples))
-        return GroupResult(total.astype(np.float32), nothing, nothing, 0.0, sum(samples))
+        return total.astype(np.float32)[places]
 
     def tested(self, weights: Floats, tested: range) -> float:
         """Return how many of these test samples a model of these weights gets right, by its running
@@ -186,7 +186,12 @@ class GroupModel:
         """
         if not self._workload.by_classes:
             return self._learner.loss(weights, tested)
-        return float((self._learner.classify(weights, tested) == self._workload.test.labels[tested]).sum())
+        return float(
+            (
+                self._learner.classify(weights, tested)
+                == self._workload.test.labels[tested.start : tested.stop]
+            ).sum()
+        )
 
 
 def warm_up(workload: Workload) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
+from numpy.typing import NDArray
 
 from .sparse_inputs import Indices
 
@@ -30,70 +31,11 @@ INEXACT = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def compiled(loop: Loop) -> Loop:
+    """Return the loop, compiled when it is first called."""
     try:
         return cast(Loop, numba.njit(loop, cache=True, fastmath=INEXACT, error_model="numpy"))
     except RuntimeError:  # there is no folder in which compiled code could be kept
         return cast(Loop, numba.njit(loop, fastmath=INEXACT, error_model="numpy"))
-
-
-@compiled
-def add_rare(
-    sums: Floats, weight: Floats, rows: Indices, starts: Indices, columns: Indices, values: Floats
-) -> None:
-    """Add to sums [len(rows), targets] those of the rare columns of these rows of Samples."""
-    for i in range(len(rows)):
-        for k in range(starts[rows[i]], starts[rows[i] + 1]):
-            value, column = values[k], columns[k]
-            for j in range(weight.shape[1]):
-                sums[i, j] += value * weight[column, j]
-
-
-@compiled
-def move_rare(
-    weight: Floats,
-    totals: Floats,
-    errors: Floats,
-    rows: Indices,
-    starts: Indices,
-    columns: Indices,
-    values: Floats,
-    rate: np.float32,
-    share: np.float32,
-) -> None:
-    """Step the weights of rare columns, as `move` does, by the errors of these rows of Samples.
-
-    Columns that are zero in all of them stay as they are. `totals` has as many columns as `weight`, or none.
-    Weights are float32 [sources, targets].
-    """
-    sources, targets = weight.shape
-    first = np.zeros(sources + 1, np.int64)  # what is not zero, column by column: where each begins
-    for row in rows:
-        for k in range(starts[row], starts[row + 1]):
-            first[columns[k] + 1] += 1
-    for column in range(sources):
-        first[column + 1] += first[column]
-    at, value = np.empty(first[sources], np.int64), np.empty(first[sources], np.float32)
-    place = first.copy()
-    for i in range(len(rows)):
-        for k in range(starts[rows[i]], starts[rows[i] + 1]):
-            to = place[columns[k]]
-            at[to], value[to] = i, values[k]
-            place[columns[k]] += 1
-    gradient = np.empty(targets, np.float32)
-    for column in range(sources):
-        if first[column] == first[column + 1]:
-            continue
-        for j in range(targets):
-            gradient[j] = 0
-        for k in range(first[column], first[column + 1]):
-            factor, error = value[k], errors[at[k]]
-            for j in range(targets):
-                gradient[j] += factor * error[j]
-        for j in range(targets):
-            weight[column, j] += rate * gradient[j]
-        if totals.shape[1]:
-            for j in range(targets):
-                totals[column, j] += share * abs(gradient[j])
 
 
 @compiled
@@ -107,38 +49,49 @@ def rectify(sums: Floats, bias: Floats, outputs: Floats) -> None:
 
 @compiled
 def normalise(
-    sums: Floats, vectors: Floats, momentum: np.float32, eps: np.float32, saved: Floats, outputs: Floats
+    sums: Floats,
+    edges: Indices,
+    shares: Floats,
+    vectors: Floats,
+    eps: np.float32,
+    saved: Floats,
+    running: Floats,
+    outputs: Floats,
 ) -> None:
-    """Batch norm and ReLU of sums without their bias; moves the running statistics, which have it.
+    """Batch norm and ReLU of sums without their bias, of each mini-batch by itself: rows edges[k] to
+    edges[k + 1] are the k-th's. Adds its mean, with the bias, and its variance by shares[k] to `running`.
 
-    Sums are float32 [rows, targets].
+    Sums are float32 [rows, targets], saved float32 [mini-batches, SAVED, targets], running float32 [2,
+    targets].
     """
-    rows, width = sums.shape
-    mean, inverse, scale, offset = saved[0], saved[1], saved[2], saved[3]
+    width = sums.shape[1]
     bias, gain, shift = vectors[BIAS], vectors[GAIN], vectors[SHIFT]
-    running_mean, running_variance = vectors[MEAN], vectors[VARIANCE]
-    for j in range(width):
-        mean[j] = 0
-        inverse[j] = 0
-    for i in range(rows):
+    for k in range(len(edges) - 1):
+        start, stop = edges[k], edges[k + 1]
+        rows, share = np.float32(stop - start), shares[k]
+        mean, inverse, scale, offset = saved[k, 0], saved[k, 1], saved[k, 2], saved[k, 3]
         for j in range(width):
-            mean[j] += sums[i, j]
-    for j in range(width):
-        mean[j] /= np.float32(rows)
-    for i in range(rows):
+            mean[j] = 0
+            inverse[j] = 0
+        for i in range(start, stop):
+            for j in range(width):
+                mean[j] += sums[i, j]
         for j in range(width):
-            inverse[j] += (sums[i, j] - mean[j]) ** 2
-    for j in range(width):
-        running_mean[j] += momentum * (mean[j] + bias[j] - running_mean[j])
-        running_variance[j] += momentum * (inverse[j] / np.float32(rows - 1) - running_variance[j])
-    for j in range(width):
-        inverse[j] = np.float32(1) / sqrt(inverse[j] / np.float32(rows) + eps)
-        scale[j] = inverse[j] * gain[j]
-        offset[j] = shift[j] - mean[j] * scale[j]
-    for i in range(rows):
+            mean[j] /= rows
+        for i in range(start, stop):
+            for j in range(width):
+                inverse[j] += (sums[i, j] - mean[j]) ** 2
         for j in range(width):
-            output = sums[i, j] * scale[j] + offset[j]
-            outputs[i, j] = np.float32(0) if output < 0 else output
+            running[0, j] += share * (mean[j] + bias[j])
+            running[1, j] += share * (inverse[j] / (rows - np.float32(1)))
+        for j in range(width):
+            inverse[j] = np.float32(1) / sqrt(inverse[j] / rows + eps)
+            scale[j] = inverse[j] * gain[j]
+            offset[j] = shift[j] - mean[j] * scale[j]
+        for i in range(start, stop):
+            for j in range(width):
+                output = sums[i, j] * scale[j] + offset[j]
+                outputs[i, j] = np.float32(0) if output < 0 else output
 
 
 @compiled
@@ -169,60 +122,65 @@ def errors_of(logits: Floats, bias: Floats, labels: Indices, errors: Floats) -> 
 @compiled
 def back_normalised(
     errors: Floats,
+    edges: Indices,
     outputs: Floats,
     sums: Floats,
     saved: Floats,
     vectors: Floats,
+    moved: Floats,
     totals: Floats,
     rate: np.float32,
     share: np.float32,
 ) -> None:
-    """Turn the errors of `normalise`'s outputs, in place, into those of its sums, and move gain and shift.
+    """Turn the errors of `normalise`'s outputs, in place, into those of its sums, and add the steps of gain
+    and shift to `moved`, which is like `vectors` or is them, if there is one mini-batch.
 
     `totals`, like `vectors`, takes |gradient| times `share`, unless it has no rows; that of the bias, which
     never moves, is rounding. They are float32 [rows, targets].
     """
-    rows, width = errors.shape
-    mean, inverse, scale, offset, by_gain = saved[0], saved[1], saved[2], saved[3], saved[4]
-    gain, shift = vectors[GAIN], vectors[SHIFT]
-    by_shift = offset
-    for j in range(width):
-        by_gain[j] = 0
-        by_shift[j] = 0
-    for i in range(rows):
+    width = errors.shape[1]
+    for k in range(len(edges) - 1):
+        start, stop = edges[k], edges[k + 1]
+        rows = np.float32(stop - start)
+        mean, inverse, scale, offset = saved[k, 0], saved[k, 1], saved[k, 2], saved[k, 3]
+        by_gain, by_shift = saved[k, 4], offset
         for j in range(width):
-            errors[i, j] = errors[i, j] if outputs[i, j] > 0 else np.float32(0)
-        for j in range(width):
-            by_shift[j] += errors[i, j]
-        for j in range(width):
-            by_gain[j] += errors[i, j] * (sums[i, j] - mean[j])
-    for j in range(width):
-        by_gain[j] *= inverse[j]
-    if len(totals):
-        for j in range(width):
-            totals[GAIN, j] += share * abs(by_gain[j])
-            totals[SHIFT, j] += share * abs(by_shift[j])
-    for j in range(width):
-        scale[j] = gain[j] * inverse[j]
-        gain[j] += rate * by_gain[j]
-        shift[j] += rate * by_shift[j]
-    slope = by_gain
-    for j in range(width):
-        slope[j] = -scale[j] * inverse[j] * by_gain[j] / np.float32(rows)
-        offset[j] = -scale[j] * by_shift[j] / np.float32(rows) - slope[j] * mean[j]
-    for i in range(rows):
-        for j in range(width):
-            errors[i, j] = errors[i, j] * scale[j] + offset[j]
-        for j in range(width):
-            errors[i, j] += sums[i, j] * slope[j]
-    if len(totals):
-        for j in range(width):
-            scale[j] = 0
-        for i in range(rows):
+            by_gain[j] = 0
+            by_shift[j] = 0
+        for i in range(start, stop):
             for j in range(width):
-                scale[j] += errors[i, j]
+                errors[i, j] = errors[i, j] if outputs[i, j] > 0 else np.float32(0)
+            for j in range(width):
+                by_shift[j] += errors[i, j]
+            for j in range(width):
+                by_gain[j] += errors[i, j] * (sums[i, j] - mean[j])
         for j in range(width):
-            totals[BIAS, j] += share * abs(scale[j])
+            by_gain[j] *= inverse[j]
+        if len(totals):
+            for j in range(width):
+                totals[GAIN, j] += share * abs(by_gain[j])
+                totals[SHIFT, j] += share * abs(by_shift[j])
+        for j in range(width):
+            scale[j] = vectors[GAIN, j] * inverse[j]
+            moved[GAIN, j] += rate * by_gain[j]
+            moved[SHIFT, j] += rate * by_shift[j]
+        slope = by_gain
+        for j in range(width):
+            slope[j] = -scale[j] * inverse[j] * by_gain[j] / rows
+            offset[j] = -scale[j] * by_shift[j] / rows - slope[j] * mean[j]
+        for i in range(start, stop):
+            for j in range(width):
+                errors[i, j] = errors[i, j] * scale[j] + offset[j]
+            for j in range(width):
+                errors[i, j] += sums[i, j] * slope[j]
+        if len(totals):
+            for j in range(width):
+                scale[j] = 0
+            for i in range(start, stop):
+                for j in range(width):
+                    scale[j] += errors[i, j]
+            for j in range(width):
+                totals[BIAS, j] += share * abs(scale[j])
 
 
 @compiled
@@ -264,3 +222,10 @@ def move(floats: Floats, by: Floats, totals: Floats, rate: np.float32, share: np
     else:
         for i in range(len(floats)):
             floats[i] += rate * by[i]
+
+
+@compiled
+def add_weighed(total: NDArray[np.float64], floats: Floats, weight: float) -> None:
+    """Add weight * floats to a total, float64 [n]."""
+    for i in range(len(total)):
+        total[i] += weight * floats[i]

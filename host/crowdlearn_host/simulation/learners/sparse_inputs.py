@@ -13,11 +13,12 @@ from crowdlearn_device.protocol.frames import Floats
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+Places = NDArray[np.int32]
 ALIGNED = 16
 """Common columns are a multiple of this: products are fastest so."""
 LOOKED_AT = 4096
 """Samples by which columns are divided."""
-RARE = 0.2
+RARE = 0.3
 """The most samples of a rare column that are not zero, as a share: above, a product takes less time."""
 
 
@@ -29,7 +30,7 @@ class SparseInputs:
 
     common: Floats
     starts: Indices
-    columns: Indices
+    columns: Places
     values: Floats
 
     def __len__(self) -> int:
@@ -58,10 +59,11 @@ class Columns:
     def all_common(self) -> bool:
         return self.count == len(self.order)
 
-    def apart(self, inputs: Floats) -> SparseInputs:
-        """Return these samples [N, sources]."""
-        rare = np.take(inputs, self.order[self.count :], axis=1)
-        rows, columns = np.nonzero(rare)
-        starts = np.searchsorted(rows, np.arange(len(inputs) + 1))
-        common = inputs if self.all_common else np.take(inputs, self.order[: self.count], axis=1)
-        return SparseInputs(common, starts, columns + self.count, rare[rows, columns])
+
+@dataclass(frozen=True)
+class TakenApart:
+    """The training and the test samples of a run, divided by the same columns."""
+
+    columns: Columns
+    train: SparseInputs
+    test: SparseInputs

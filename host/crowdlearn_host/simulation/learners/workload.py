@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from crowdlearn_device.data.augmentation.base import Augmentation
 from crowdlearn_device.data.augmentation.registry import augmented
@@ -17,7 +18,7 @@ from torch import Tensor
 from crowdlearn_host.spec.simulation import SimulationConfig
 
 from .rounding import Crossing
-from .sparse_inputs import Indices
+from .sparse_inputs import Indices, TakenApart
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Workload:
     unused: frozenset[str] = frozenset()
     learning: tuple[Indices, ...] = ()
     """The places of the weights that learn, of each piece, in the order in which they travel: int64 [n]."""
+    apart: TakenApart | None = None
+    """The inputs as a learner of dense layers takes them, where there is one; see DenseLearner.prepared."""
 
     def samples_of(self, inputs: Floats) -> Tensor:
         """Return samples as the model takes them: whole numbers, if it takes no others.
@@ -76,8 +79,25 @@ class Workload:
         """
         count = self.samples(each)
         rows = pass_order(count, seed=self.config.seed, epoch=each.epoch, device=each.device)
+        return rows, self.batches(each)
+
+    def batches(self, each: Pass) -> list[slice]:
+        """Return the mini-batches of a pass, as parts of its order."""
+        cut = mini_batches(self.samples(each), self.config.training.batch, self.least_rows)
+        return [slice(batch.start, batch.stop) for batch in cut]
+
+    def spread(self, each: Pass, most: int) -> tuple[Indices, list[slice]]:
+        """Return the places of `most` samples of the dominator, evenly spaced among its own as are those of
+        each mini-batch, and the mini-batches: parts of these. The places are int64 [n].
+        """
+        own = self.devices[each.device]
+        count = min(most, len(own))
         cut = mini_batches(count, self.config.training.batch, self.least_rows)
-        return rows, [slice(batch.start, batch.stop) for batch in cut]
+        if cut:
+            shares = np.concatenate([(np.arange(len(batch)) + 0.5) / len(batch) for batch in cut])
+            turns = np.argsort(np.argsort(shares, kind="stable"))
+            own = own[turns * len(own) // count]
+        return own, [slice(batch.start, batch.stop) for batch in cut]
 
     def fed(self, each: Pass) -> tuple[Floats, Indices, list[slice]]:
         """Return the samples float32 [samples, ...] of a pass as they are fed, their labels, and its
@@ -85,12 +105,16 @@ class Workload:
         """
         rows, batches = self.order(each)
         at = self.devices[each.device][rows]
+        return self.inputs_at(each, at, batches), self.labels[at], batches
+
+    def inputs_at(self, each: Pass, at: Indices, batches: Sequence[slice]) -> Floats:
+        """Return the samples at these places as a pass feeds them in mini-batches, float32 [n, ...]."""
         inputs = self.inputs[at]
         chain = self.augmentations
         for number, batch in enumerate(batches) if chain else ():
             place = {"epoch": each.epoch, "device": each.device, "number": number}
             inputs[batch] = augmented(chain, inputs[batch], seed=self.config.seed, **place)
-        return inputs, self.labels[at], batches
+        return inputs
 
     @property
     def augmentations(self) -> list[Augmentation]:

@@ -9,6 +9,7 @@ import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.neuron_graph import FLOAT
 
+from crowdlearn_host.simulation.learners import kernels
 from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.state import RunState
@@ -21,11 +22,14 @@ COHORTS = 12
 """Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and
 the same work for 2, 3, 4, 6 or 12 workers. Not by the workers there are: sums would depend on them.
 """
-
-STATISTICS_SAMPLES = 4096
+FEW = 12_000
+"""Samples of a round below which there are half as many cohorts: each costs something, whatever it trains."""
+STATISTICS_SAMPLES = 2048
 """Samples of all devices of a round together by which running statistics are recomputed, at least: means
-are 1.6 % of a deviation off then, a tenth of what those of a mini-batch are.
+are 2.2 % of a deviation off then, a sixth of what those of a mini-batch are.
 """
+STATISTICS_ROWS = 16
+"""Samples of each device by which they are recomputed, at least: fewer tell little of its variance."""
 
 
 def average_devices(setting: Setting, workers: Workers, state: RunState, number: int) -> Trained:
@@ -35,7 +39,8 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
     drawn = np.random.default_rng((config.seed, number, 2)).permutation(config.devices)[:count]
     local = config.fedavg.local_epochs
     passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
-    size = -(-count // COHORTS)
+    samples = sum(setting.workload.samples(each) for own in passes for each in own)
+    size = -(-count // (COHORTS if samples >= FEW else COHORTS // 2))
     cohorts = [tuple(passes[first : first + size]) for first in range(0, count, size)]
     keeps = config.fedavg.batch_norm == "keep" and bool(setting.statistics.any())
     if keeps and not len(state.kept):
@@ -43,16 +48,17 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
             state, kept=np.full((config.devices, int(setting.statistics.sum())), np.nan, np.float32)
         )
     rate, places = config.rate(number), np.flatnonzero(setting.statistics) if keeps else None
-    start = state.weights[0].copy()  # one for all tasks: it travels once
+    start = state.weights[0].copy()  # one for all tasks: it travels, and is turned, once
+    start.flags.writeable = False
     tasks = [
         CohortTask(each, start, rate, _own(setting, state, each) if keeps else None, places)
         for each in cohorts
     ]
-    total, weighed = np.zeros(len(setting.initial)), np.empty_like(start)
+    total = np.zeros(len(setting.initial))
     learned = []
     for cohort, result in zip(cohorts, workers.each(tasks), strict=True):
         check_finite(result, [own[0].device for own in cohort], number)
-        total += np.multiply(result.weights, result.samples, out=weighed)
+        kernels.add_weighed(total, result.weights, float(result.samples))
         learned.append(Learned.of(result))
         if keeps:
             state.kept[[own[0].device for own in cohort]] = result.slots
@@ -66,8 +72,9 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
         weights[0, setting.statistics] = np.average(state.kept[trained], axis=0, weights=counts)
     if config.fedavg.batch_norm == "recompute" and setting.statistics.any():
         devices = [tuple(own[0] for own in cohort) for cohort in cohorts]
-        most = -(-STATISTICS_SAMPLES // (count * config.training.batch))
+        most = max(-(-STATISTICS_SAMPLES // count), STATISTICS_ROWS)
         averaged, places = weights[0].copy(), np.flatnonzero(setting.statistics)
+        averaged.flags.writeable = False
         found = workers.each([StatisticsTask(own, averaged, places, most) for own in devices])
         again = np.zeros(len(places))
         for each, statistics in zip(learned, found, strict=True):

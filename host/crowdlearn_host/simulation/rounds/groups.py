@@ -68,7 +68,7 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
         shuffle_bytes(config, setting.pieces, setting.frozen, setting.narrowed) * shuffles * config.groups
     )
     if setting.gradient_bytes:
-        batches = sum(len(setting.workload.order(Pass(d, epoch))[1]) for turn in turns for d in turn)
+        batches = sum(len(setting.workload.batches(Pass(d, epoch))) for turn in turns for d in turn)
         spent["gradient"] = batches * setting.gradient_bytes
     return Trained(replace(state, updates=tuple(updates)), learned, spent)
 
