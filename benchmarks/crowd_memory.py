@@ -1,8 +1,8 @@
 """python -m benchmarks.crowd_memory [--data FOLDER]: what a simulated crowd takes in memory and on disk.
 
 The paper's network on 1000 and on 10,000 devices, which share MNIST's 60,000 samples: federated averaging,
-whose devices keep no model between rounds, and SliceNet, whose groups do. Memory is the most that one process took
-(`crowdlearn simulate --processes 1`), a checkpoint is the file that the run goes on from.
+whose devices keep no model between rounds, and SliceNet, whose groups do. Memory is the most that one process
+took (`crowdlearn simulate --processes 1`), a checkpoint is the file that the run goes on from.
 """
 
 from __future__ import annotations

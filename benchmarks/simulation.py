@@ -31,7 +31,6 @@ from crowdlearn.simulation import Processes, Setting, SimulationConfig, one_thre
 from crowdlearn_device.data.dataset import load_dataset
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_host.simulation.learners.dense import CLASSIFIED, common_columns
-from crowdlearn_host.simulation.learners.steps import move_by_product
 from rich.console import Console
 from rich.table import Table
 
@@ -180,7 +179,7 @@ def _multiply(widths: tuple[int, ...], batch: int, seconds: float) -> tuple[floa
 
     weights = [rng.random(sizes, np.float32) / np.float32(sizes[0]) for sizes in itertools.pairwise(widths)]
     trained, tested = values(batch), values(CLASSIFIED)
-    gradients = [np.zeros_like(weight) for weight in weights]
+    gradients = [np.empty_like(weight) for weight in weights]
     sums = [np.empty_like(value) for value in trained]
 
     def train() -> None:
@@ -192,7 +191,7 @@ def _multiply(widths: tuple[int, ...], batch: int, seconds: float) -> tuple[floa
                     torch.from_numpy(each) for each in (trained[at + 1], weights[at], sums[at])
                 )
                 torch.mm(errors, across.T, out=to)
-            move_by_product(gradients[at], trained[at], trained[at + 1], 1e-6)
+            np.matmul(trained[at].T, trained[at + 1], out=gradients[at])
 
     def classify() -> None:
         for weight, value in zip(weights, tested, strict=False):

@@ -114,8 +114,8 @@ class DenseChain:
     def average_once(
         self, samples: SparseInputs, passes: Sequence[Fed], shares: Sequence[float], rate: float
     ) -> tuple[Floats, float]:
-        """Return a vector, the mean by `shares`, 1 in sum, of what each pass of one mini-batch makes of
-        `vector`, and the loss summed over samples. `vector` stays as it is.
+        """Return the mean by `shares`, 1 in sum, of what each pass of one mini-batch makes of `vector`,
+        float32 [floats]; and the loss summed over samples. `vector` stays as it is.
 
         Products are those of many passes together: all begin from the same weights.
         """

@@ -60,8 +60,8 @@ class DenseLearner:
     def average_once(
         self, passes: Sequence[Pass], shares: Sequence[float], rate: float
     ) -> tuple[Floats, Totals]:
-        """Return a vector, the mean, by shares, of what each pass of one mini-batch alone makes of `vector`,
-        and the loss summed over samples, float64 [1].
+        """Return the mean, by shares, of what each pass of one mini-batch alone makes of `vector`, float32
+        [floats]; and the loss summed over samples, float64 [1].
         """
         fed = [self._fed(each) for each in passes]
         mean, loss = self._chain.average_once(self._samples.train, fed, shares, rate)

@@ -133,7 +133,7 @@ def back_normalised(
     share: np.float32,
 ) -> None:
     """Turn the errors of `normalise`'s outputs, in place, into those of its sums, and add the steps of gain
-    and shift to `moved`, which is like `vectors` or is them, if there is one mini-batch.
+    and shift to `moved`. That is like `vectors`, or is them if there is one mini-batch.
 
     `totals`, like `vectors`, takes |gradient| times `share`, unless it has no rows; that of the bias, which
     never moves, is rounding. They are float32 [rows, targets].

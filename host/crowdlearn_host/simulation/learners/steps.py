@@ -20,8 +20,8 @@ LINE = 64
 
 @dataclass(frozen=True)
 class Fed:
-    """The samples that a dominator feeds in a pass: their `rows` among all samples in the order in which they
-    are fed, their labels in that order, and the mini-batches as parts of the rows.
+    """The samples that a dominator feeds in a pass: their `rows` among all samples, in the order in which
+    they are fed, and their labels. The mini-batches are parts of both.
     """
 
     rows: Indices
