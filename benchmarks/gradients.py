@@ -75,7 +75,7 @@ def measured(model: str, memory: MemoryUse) -> dict[str, Any]:
     """The errors of one network: the largest difference over the largest exact value of all gradients."""
     x, y = batch_of(model, BATCH)
     exact = gradients(built(model).double(), x.double() if x.is_floating_point() else x, y)
-    program = compiled(model, memory)
+    program = compiled(model, memory=memory)
     executor = ExecuTorchExecutor(program["pte"])
     errors = []
     for _ in range(CALLS):

@@ -85,22 +85,23 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         uses: list[MemoryUse] = [USUAL, *(use for use in OTHERS if use in options.memory.split(","))]
-        models = dict.fromkeys(case.model for case in cases)
-        programs = {model: {use: compiled(model, use) for use in uses} for model in models}
+        # A run's program is compiled for its micro-batch, and one of a smaller batch needs less memory.
+        each = dict.fromkeys((case.model, case.batch) for case in cases)
+        programs = {of: {use: compiled(*of, use) for use in uses} for of in each}
         for number, case in enumerate(cases):
             folder = Path(temporary) / str(number)
-            rows += measured(case, programs[case.model], options.peers, folder, without)
+            rows += measured(case, programs[case.model, case.batch], options.peers, folder, without)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(as_table(rows), machine(), sep="\n")
     write_rows(options.json, rows)
 
 
-def compiled(model: str, memory: MemoryUse = USUAL) -> dict[str, Any]:
-    """The model's program, the state that it starts from, and what compiling it said."""
+def compiled(model: str, batch: int = 32, memory: MemoryUse = USUAL) -> dict[str, Any]:
+    """The model's program for this batch, the state that it starts from, and what compiling it said."""
     started = time.perf_counter()
-    x, y = write_example(model)
+    x, y = write_example(model, max(batch, 2))
     step = train_step(built(model), torch.nn.functional.cross_entropy, x, y)
-    program = compile_program([step.method], max_batch=32, memory=memory)
+    program = compile_program([step.method], max_batch=batch, memory=memory)
     seconds = round(time.perf_counter() - started, 1)
     return {
         "pte": program.pte,
@@ -110,19 +111,19 @@ def compiled(model: str, memory: MemoryUse = USUAL) -> dict[str, Any]:
             "arena_bytes": program.arena_bytes,
             "compile_s": seconds,
         },
-        "products": products(lower(step.method.function, step.method.example, step.method.batched), 32),
+        "products": products(lower(step.method.function, step.method.example, step.method.batched), batch),
     }
 
 
-def write_example(model: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """An example batch of 32, of any values."""
+def write_example(model: str, batch: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """An example batch, of any values."""
     from benchmarks.models import NETWORKS
 
     network = NETWORKS[model]
-    y = torch.arange(32) % network.classes
+    y = torch.arange(batch) % network.classes
     if network.tokens:
-        return torch.zeros((32, *network.sample), dtype=torch.int64), y
-    return torch.zeros(32, *network.sample), y
+        return torch.zeros((batch, *network.sample), dtype=torch.int64), y
+    return torch.zeros(batch, *network.sample), y
 
 
 def measured(

@@ -56,6 +56,15 @@ def test_what_is_read_behind_the_moment_of_most_memory_is_made_again(memory, aga
     module.graph.lint()
 
 
+@pytest.mark.parametrize(("channels", "memory"), [(15, "balanced"), (16, "balanced"), (15, "least")])
+def test_short_rows_are_gathered_again_for_the_least_memory_alone(channels, memory):
+    module, sizes = network()
+    nodes = {node.name: node for node in module.graph.nodes}
+    nodes["columns"].meta["val"] = torch.empty(3, 27, channels)
+    recompute(module, lambda node: sizes.get(node.name, 0), memory)
+    assert (nodes["kernel"].args[0] is nodes["flat"]) == (channels == 15 and memory == "balanced")
+
+
 def blocks(x, first, second, third, scale):
     """Two blocks with a shortcut, normalised over the batch."""
     for kernel in (first, second):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 
 import torch
 from torch.fx import GraphModule, Node
@@ -33,6 +34,9 @@ ELEMENTWISE = frozenset({
 AGAIN = GATHERS | ELEMENTWISE
 """The operators whose results are computed again."""
 
+NARROW: Mapping[MemoryUse, int] = {"fastest": 0, "balanced": 64, "least": 0}
+"""The bytes from which rows are gathered again: copying shorter ones costs mostly the call."""
+
 LATE = "late"
 """The mark of calls behind the moment of most memory: no part for a delegate may hold some of either side."""
 
@@ -52,7 +56,7 @@ def recompute(module: GraphModule, size: Size, memory: MemoryUse) -> GraphModule
     if LONGEST[memory]:
         made_again: set[Node] = set()
         for longest in LONGEST[memory]:
-            while _freed(module, size, longest, made_again):
+            while _freed(module, size, longest, NARROW[memory], made_again):
                 pass
         nodes = list(module.graph.nodes)
         peak = _moment_of_most(_values(nodes), len(nodes), size)
@@ -72,9 +76,9 @@ class _Value:
     views: list[Node]
 
 
-def _freed(module: GraphModule, size: Size, longest: int, made_again: set[Node]) -> bool:
-    """Make again what is worth it at the moment of most memory, by `longest` operations in a row at most;
-    return whether there was anything.
+def _freed(module: GraphModule, size: Size, longest: int, narrow: int, made_again: set[Node]) -> bool:
+    """Make again what is worth it at the moment of most memory, by `longest` operations in a row at most,
+    none of which gathers rows of less than `narrow` bytes; return whether there was anything.
     """
     nodes = list(module.graph.nodes)
     values = _values(nodes)
@@ -83,11 +87,11 @@ def _freed(module: GraphModule, size: Size, longest: int, made_again: set[Node])
     needed: set[Node] = set()
     found = False
     for node in sorted(alive, key=size, reverse=True):
-        if node.target not in AGAIN or node in made_again or node in needed:
+        if not _cheap(node, narrow) or node in made_again or node in needed:
             continue
         late = {reader: at for reader, at in values[node].readers.items() if at > peak}
         first = min(late, key=late.__getitem__)
-        chain, read = _chain(node, late[first], values, longest)
+        chain, read = _chain(node, late[first], values, longest, narrow)
         kept = sum(size(n) for n in read if values[n].ends < late[first])
         if kept >= size(node):
             continue
@@ -100,13 +104,24 @@ def _freed(module: GraphModule, size: Size, longest: int, made_again: set[Node])
     return found
 
 
-def _chain(node: Node, at: int, values: Mapping[Node, _Value], longest: int) -> tuple[list[Node], list[Node]]:
+def _cheap(node: Node, narrow: int) -> bool:
+    """Return whether to have a result once more costs little more than to read it from memory."""
+    if node.target is not aten.index_select.default or not narrow or "val" not in node.meta:
+        return node.target in AGAIN
+    value = node.meta["val"]
+    row = value.shape[node.args[1] + 1 :]
+    return not all(isinstance(size, int) for size in row) or prod(row) * value.element_size() >= narrow
+
+
+def _chain(
+    node: Node, at: int, values: Mapping[Node, _Value], longest: int, narrow: int
+) -> tuple[list[Node], list[Node]]:
     """Return the nodes that are computed to have the value of `node` at a place, in their order, and the
     values that they read.
     """
     chain, read = [node], dict.fromkeys(_operands(node, values))
     while len(chain) < longest:
-        gone = [n for n in read if values[n].ends < at and n.target in AGAIN]
+        gone = [n for n in read if values[n].ends < at and _cheap(n, narrow)]
         if not gone:
             break
         last = max(gone, key=lambda n: values[n].made)
