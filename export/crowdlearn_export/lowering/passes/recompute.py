@@ -77,8 +77,8 @@ class _Value:
 
 
 def _freed(module: GraphModule, size: Size, longest: int, narrow: int, made_again: set[Node]) -> bool:
-    """Make again what is worth it at the moment of most memory, by `longest` operations in a row at most,
-    none of which gathers rows of less than `narrow` bytes; return whether there was anything.
+    """Make again what is worth it at the moment of most memory, by `longest` operations in a row at most;
+    return whether there was anything. Rows of less than `narrow` bytes are not gathered again.
     """
     nodes = list(module.graph.nodes)
     values = _values(nodes)
