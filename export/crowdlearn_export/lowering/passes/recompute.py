@@ -108,8 +108,9 @@ def _cheap(node: Node, narrow: int) -> bool:
     """Return whether to have a result once more costs little more than to read it from memory."""
     if node.target is not aten.index_select.default or not narrow or "val" not in node.meta:
         return node.target in AGAIN
-    value = node.meta["val"]
-    row = value.shape[node.args[1] + 1 :]
+    value, (_, dim, _) = node.meta["val"], node.args
+    assert isinstance(dim, int)
+    row = value.shape[dim + 1 :]
     return not all(isinstance(size, int) for size in row) or prod(row) * value.element_size() >= narrow
 
 
