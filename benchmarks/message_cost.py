@@ -4,9 +4,10 @@ Each way trains the same run of its own, in turns: in micro-batches of 16 sample
 once, and as they are cut if nobody says how. With `--before` micro-batches of 16 are also trained by the
 code of then, out of this repository. It ran programs in the device's process, so today's default takes
 another turn with programs that are not isolated. With `--beside FOLDER` the code of another checkout trains
-both. Told is the CPU time of the host's process, of the virtual phones with the device runtimes on them, and
-of all, from the first mini-batch to the last, by sample and by message between devices. The samples are
-noise in the form of MNIST's.
+both; with `--at-once`, too, it trains as nobody says, at the same time as today's, so that other work slows
+both alike. Told is the CPU time of the host's process, of the virtual phones with the device runtimes on
+them, and of all, from the first mini-batch to the last, by sample and by message between devices. The
+samples are noise in the form of MNIST's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +118,11 @@ class Spent:
         return "host" if process.pid == self._host else "phones"
 
 
-def measure(folder: Path, data: Path, way: Way, mini_batches: int) -> dict[str, Any]:
-    """One run of so many mini-batches in all."""
+def measure(folder: Path, home: Path, data: Path, way: Way, mini_batches: int) -> dict[str, Any]:
+    """One run of so many mini-batches in all; `home` keeps programs for the next."""
     folder.mkdir()
     config = folder / "config.toml"
     config.write_text(config_of(data, way))
-    home = folder.parent / "home"
     environment = {**os.environ, "CROWDLEARN_HOME": str(home), "OMP_NUM_THREADS": "1"}
     if way.code is not None:
         parts = ("host", "export", "device_runtime")
@@ -159,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--beside", type=Path, help="a checkout of other code, measured in turn")
     parser.add_argument(
+        "--at-once", action="store_true", help="the default alone, at the same time as the other code's"
+    )
+    parser.add_argument(
         "--before",
         nargs="?",
         const=BEFORE,
@@ -166,10 +170,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"the code of a commit ({BEFORE}), in turn",
     )
     arguments = parser.parse_args(argv)
+    if arguments.at_once and (arguments.beside is None or arguments.before is not None):
+        parser.error("--at-once goes with --beside FOLDER, and not with --before")
     turns, mini_batches = (1, 30) if arguments.quick else (3, 150)
-    ways = dict(WAYS)
+    ways = {DEFAULT: WAYS[DEFAULT]} if arguments.at_once else dict(WAYS)
     if arguments.beside is not None:
-        ways["micro-batches of 16, other code"] = Way(16, code=arguments.beside)
+        if not arguments.at_once:
+            ways["micro-batches of 16, other code"] = Way(16, code=arguments.beside)
         ways[f"{DEFAULT}, other code"] = Way(None, code=arguments.beside)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -179,10 +186,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             ways[f"micro-batches of 16, code of {arguments.before}"] = Way(16, code=before)
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         give_data(folder / "data", mini_batches)
-        for turn in range(turns):
-            for number, (name_of, way) in enumerate(ways.items()):
-                run = folder / f"{turn}-{number}"
-                found[name_of].append(measure(run, folder / "data", way, PIECES * mini_batches))
+        with ThreadPoolExecutor(len(ways) if arguments.at_once else 1) as pool:
+            for turn in range(turns):
+                runs = [
+                    pool.submit(
+                        measure,
+                        folder / f"{turn}-{number}",
+                        folder / (f"home-{number}" if arguments.at_once else "home"),
+                        folder / "data",
+                        way,
+                        PIECES * mini_batches,
+                    )
+                    for number, way in enumerate(ways.values())
+                ]
+                for name_of, run in zip(ways, runs, strict=True):
+                    found[name_of].append(run.result())
     rows: list[dict[str, Any]] = [
         {"way": way, **{key: statistics.median(row[key] for row in costs) for key in costs[0]}}
         for way, costs in found.items()
@@ -190,9 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     usual = next(row["cpu_us_per_sample"] for row in rows if row["way"] == DEFAULT)
     for row in rows:
         row["default_over_this"] = usual / row["cpu_us_per_sample"]
-    table = Table("", *(str(row["way"]) for row in rows))
-    for key in list(rows[0])[1:]:
-        table.add_row(key.replace("_", " "), *(f"{row[key]:,.2f}" for row in rows))
+    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:,.2f}" for value in row.values()))
     console = Console()
     console.print(machine())
     console.print(table)

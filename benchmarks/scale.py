@@ -407,8 +407,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     console.print(machine())
     for row in rows:
-        table = Table(*row)
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table = Table(show_header=False)
+        for key, value in row.items():
+            table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
         console.print(table)
     write_rows(arguments.json, rows)
 
