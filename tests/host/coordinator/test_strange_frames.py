@@ -112,6 +112,11 @@ async def test_envelopes_go_to_the_connection_and_the_generation_of_now_whatever
         await host.devices[0].send(envelope(0, 1, b"late"))
         await host.devices[0].send(envelope(0, 1, b"of now", now))
         assert await next_envelope(again) == b"of now"
+        sender = host.server.connection(0)
+        assert sender is not None
+        assert {(route.generation, route.to) for route in sender.routes.values()} == {
+            (now, host.server.connection(1))
+        }
 
 
 @pytest.mark.parametrize(("piece", "sender"), [(1, 0), (0, 1), (7, 0)])

@@ -33,6 +33,8 @@ class Attached:
     """The way that envelopes took lately, by how they begin. A route stands as long as its generation does,
     and its receiver's connection counts.
     """
+    routed: int = 0
+    """The generation of all of them."""
 
     def put(self, data: bytes, purpose: int, *, express: bool = False) -> None:
         """Send a frame as soon as there is room."""
@@ -41,8 +43,9 @@ class Attached:
 
     def learn_route(self, data: bytes, route: Route) -> None:
         """Keep where envelopes like this one go, for those that follow."""
-        if len(self.routes) >= MOST_ROUTES:
+        if route.generation != self.routed or len(self.routes) >= MOST_ROUTES:
             self.routes.clear()
+            self.routed = route.generation
         self.routes[bytes(data[:ROUTE_BYTES])] = route
 
 

@@ -59,7 +59,7 @@ class Store:
         self._saved: asyncio.Future[None] | None = None
         self._suspicions: list[Suspicion] = []
         self._metrics: list[tuple[float, Mapping[str, Any]]] = []
-        self._events: list[tuple[float, Mapping[str, Any]]] = []
+        self._events: list[bytes] = []
         self._logging: asyncio.TimerHandle | None = None
         self._ending = False
         folder.open_shared(shared)
@@ -171,10 +171,10 @@ class Store:
     def log(self, event: str, fields: Mapping[str, Any], on_error: Callable[[Exception], None]) -> None:
         """Have a line in the run's logs soon: on disk before anything that is saved after it."""
         with self._lock:
-            if event == "progress":
+            if event == "progress":  # after every mini-batch: the thread makes lines of them
                 self._metrics.append((time.time(), fields))
             else:
-                self._events.append((time.time(), {"event": event, **fields}))
+                self._events.append(line({"event": event, **fields}))
         if self._ending:
             self._write_logs()
         elif self._logging is None:
@@ -193,4 +193,4 @@ class Store:
         with self._lock:
             metrics, self._metrics = self._metrics, []
             events, self._events = self._events, []
-        self._folder.log(*(b"".join(line(fields, at) for at, fields in log) for log in (metrics, events)))
+        self._folder.log(b"".join(line(fields, at) for at, fields in metrics), b"".join(events))
