@@ -279,3 +279,23 @@ def test_a_damaged_graph_is_refused() -> None:
     ):
         with pytest.raises(GraphError, match=words):
             check_graph(damaged)
+
+
+class Sizes(nn.Module):
+    """A network that looks sizes up and computes with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3, padding=1)
+        self.hidden, self.head = nn.Linear(24, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = F.avg_pool2d(self.second(x), x.shape[-1] // 2)
+        x = x.view(-1, x.size(1) * x.size()[2] * x.size(-1))
+        return self.head(F.relu(self.hidden(x)))
+
+
+def test_sizes_that_a_forward_looks_up_are_numbers() -> None:
+    graph = neuron_graph(Sizes(), torch.randn(2, 2, 6, 6))
+    assert [layer.neurons for layer in graph.layers] == [2, 4, 6, 8, 3]

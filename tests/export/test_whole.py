@@ -28,7 +28,7 @@ from crowdlearn_export.graph.whole import Dropping
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import export_slice
 from crowdlearn_export.stages.optimizers import torch_optimizer
-from crowdlearn_export.tracing.whole import whole_graph
+from crowdlearn_export.tracing.whole import sample_dtype, whole_graph
 from torch import Tensor, nn
 
 SGD, RATE, STEPS, BATCH = Sgd(momentum=0.9, weight_decay=1e-3), 0.05, 20, 8
@@ -330,6 +330,136 @@ def test_what_drops_has_samples_along_any_axis(length: int) -> None:
 def test_a_transformer_with_positions_first_and_dropout_compiles_to_pytorchs_gradients() -> None:
     torch.manual_seed(0)
     found = diagnose(PositionsFirst(), torch.randn(4, 5, 6))
+    assert found.gradient_error is not None, found.compiles
+    assert found.gradient_error < 1e-5
+
+
+class Looked(nn.Module):
+    """An embedding of what comes as float32, and, if there are `numbers`, those beside it."""
+
+    def __init__(self, numbers: int = 0) -> None:
+        super().__init__()
+        self.numbers, self.embedding, self.head = numbers, nn.Embedding(9, 4), nn.Linear(4 + numbers, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = x[:, self.numbers :].long()
+        return self.head(torch.cat([self.embedding(codes).mean(1), x[:, : self.numbers]], 1))
+
+
+def test_a_model_that_makes_whole_numbers_of_its_samples_takes_whole_numbers() -> None:
+    codes = torch.randint(0, 9, (4, 6), generator=torch.Generator().manual_seed(0))
+    assert sample_dtype(Looked(), (6,)) is torch.int64
+    for given in (codes, codes.float()):
+        found = diagnose(Looked(), given)
+        assert found.gradient_error is not None, found.compiles
+        assert found.gradient_error < 1e-5
+
+
+def test_codes_and_numbers_in_one_sample_are_refused_in_words() -> None:
+    with pytest.raises(UnsupportedModule, match=r"Looked looks some numbers .* up .* one-hot"):
+        sample_dtype(Looked(numbers=2), (6,))
+
+
+class Cells(nn.Module):
+    """A recurrence that its forward writes out, from a state that it makes itself."""
+
+    def __init__(self, kind: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.cell, self.head = kind(3, 5), nn.Linear(5, 2)  # type: ignore[call-arg]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 5)
+        state = (h, torch.zeros(x.size(0), 5)) if isinstance(self.cell, nn.LSTMCell) else h
+        for step in range(x.size(1)):
+            state = self.cell(x[:, step], state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+class Functions(nn.Module):
+    """Convolutions as functions, of computed kernels, and the largest of some numbers, with their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.bias = nn.Parameter(torch.randn(4, 2, 3, 3)), nn.Parameter(torch.randn(4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = self.kernels - self.kernels.mean((1, 2, 3), keepdim=True)
+        maps = nn.functional.conv2d(x, kernels, self.bias)  # as wide as it has channels
+        largest, places = maps.flatten(2).max(-1)
+        return self.head(largest + 0.1 * maps.min(3)[0].min(dim=2).values) + places.float().mean(1, True)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: Cells(nn.GRUCell), (4, 3)),
+        (lambda: Cells(nn.LSTMCell), (4, 3)),
+        (lambda: Cells(nn.RNNCell), (4, 3)),
+        (Functions, (2, 6, 6)),
+    ],
+)
+def test_cells_and_functions_compile_to_pytorchs_gradients(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model, x = build(), torch.randn(4, *shape)
+    with torch.no_grad():
+        expected = model(x)
+        with Dropping():
+            torch.testing.assert_close(model(x), expected)
+    found = diagnose(model, x)
+    assert found.gradient_error is not None, found.compiles
+    assert found.gradient_error < 1e-5
+
+
+def test_what_pytorch_cannot_trace_is_told_in_words() -> None:
+    class Warped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.where, self.head = nn.Linear(16, 6), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = nn.functional.affine_grid(self.where(x.flatten(1)).view(-1, 2, 3), [*x.shape], False)
+            return self.head(nn.functional.grid_sample(x, grid, align_corners=False).flatten(1))
+
+    compiles = diagnose(Warped(), torch.randn(4, 1, 4, 4)).compiles
+    assert compiles == "PyTorch cannot trace it for batches of any size, or it draws random numbers"
+
+
+class Flattened(nn.Module):
+    """Maps that are flattened by their sizes, one by one, as older tutorials do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.head = nn.Conv2d(2, 4, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, features = nn.functional.max_pool2d(torch.relu(self.maps(x)), 2), 1
+        for size in x.size()[1:]:
+            features *= size
+        return self.head(x.view(-1, features))
+
+
+class Masked(nn.Module):
+    """PyTorch's own transformer, positions first, with the mask that it makes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, 0.1)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.size(1))
+        return self.head(self.encoder(x.transpose(0, 1), mask)).transpose(0, 1)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(Flattened, (2, 6, 6)), (Masked, (5, 6))])
+def test_what_tutorials_write_compiles_to_pytorchs_gradients(
+    model: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    found = diagnose(model(), torch.randn(4, *shape))
     assert found.gradient_error is not None, found.compiles
     assert found.gradient_error < 1e-5
 

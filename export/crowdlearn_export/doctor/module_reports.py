@@ -92,9 +92,11 @@ def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], tuple[in
         one = isinstance(out, Tensor) and out.dim() == 1
         squeezed = "; leave its last squeeze out, so that it gives [batch, 1]" if one else ""
         given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        pixels = isinstance(out, Tensor) and out.dim() == 4
+        flat = "; for scores of each place of a map end in .flatten(2).transpose(1, 2)" if pixels else ""
         raise ExportError(
             f"the model gives {given}; it must give one tensor of scores, [batch, classes] or "
-            f"[batch, positions, classes]{squeezed}"
+            f"[batch, positions, classes]{squeezed}{flat}"
         )
     innermost = {
         name: call
@@ -177,6 +179,6 @@ def in_words(error: Exception) -> str:
         return "its forward branches on the values of a tensor; compute both sides and choose by a product"
     if "Constraints violated" in text or "specialized" in text:
         return "it fixes the size of the batch, as a reshape by a number does; reshape with -1 for the batch"
-    if "symbolic sizes/strides" in text:
+    if any(each in text for each in ("symbolic sizes/strides", "SymInt", "INTERNAL ASSERT")):
         return "PyTorch cannot trace it for batches of any size, or it draws random numbers"
     return f"it cannot be traced: {text}".splitlines()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
@@ -23,6 +24,7 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.program.kinks import away_from_kinks_of, double
 from crowdlearn_export.program.parity import allowed_error, relative_error
 from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.tracing.in_float64 import InFloat64
 from crowdlearn_export.tracing.undropped import Undropped
 
 from .verdict import trainable_graph
@@ -127,8 +129,9 @@ def _errors_on(
 ) -> tuple[float, float]:
     """Return the same on some rows of the example."""
     narrow, exact = copy.deepcopy(exact).float(), copy.deepcopy(exact)
-    for network, x in ((exact, double([of.inputs[rows]])[0]), (narrow, of.inputs[rows])):
-        with Undropped():
+    wide = double([of.inputs[rows]])[0]
+    for network, x, kind in ((exact, wide, InFloat64()), (narrow, of.inputs[rows], nullcontext())):
+        with Undropped(), kind:
             torch.autograd.backward(of.mean(network(x), of.targets[rows]))
     gradients, in_float32 = (
         step.laid_out({name: p.grad for name, p in network.named_parameters() if p.grad is not None})

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from crowdlearn_export.errors import UnsupportedModule
 
+from .recurrence import CELLS
+
 
 def _wide(size: Any, usual: int) -> tuple[int, int]:
     """Return a one-dimensional size in two dimensions."""
@@ -211,7 +213,33 @@ def local_response_norm(
     return x / (means.reshape(x.shape) * alpha + k).pow(beta)
 
 
+def _along(name: str) -> Callable[..., Any]:
+    """Return torch.max or torch.min, of which a program has values along an axis without their places. Where
+    several are equal, each gets a part of the gradient.
+    """
+    plain, values = getattr(torch, name), getattr(torch, f"a{name}")
+    places, both = getattr(torch, f"arg{name}"), getattr(torch.return_types, name)
+
+    def along(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        dim = args[0] if args else kwargs.get("dim")
+        if not isinstance(dim, int):
+            return plain(x, *args, **kwargs)
+        keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+        return both((values(x, dim, keepdim), places(x, dim, keepdim)))
+
+    return along
+
+
+def view(x: Tensor, *size: Any) -> Tensor:
+    """Compute Tensor.view: a program may hold the same numbers, of any shape [...], in another order."""
+    return x.view(*size) if size and isinstance(size[0], torch.dtype) else x.reshape(*size)
+
+
 PLAIN: dict[str, Callable[..., Any]] = {
+    "view": view,
+    **CELLS,
+    "max": _along("max"),
+    "min": _along("min"),
     "conv1d": conv1d,
     "max_pool1d": max_pool1d,
     "_max_pool1d": max_pool1d,

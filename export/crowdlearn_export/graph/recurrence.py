@@ -179,6 +179,34 @@ def lstm(
     return out, torch.stack(last), torch.stack(cells)
 
 
+def gru_cell(
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    weight_of_states: Tensor,
+    bias: Tensor | None = None,
+    bias_of_states: Tensor | None = None,
+) -> Tensor:
+    """Compute torch.gru_cell, a step of samples float32 [B, features] and states [B, H]."""
+    gates = F.linear(x, weight, bias).unsqueeze(0)
+    states: Tensor = _Gru.apply(gates, h, weight_of_states, bias_of_states, False)[0]  # type: ignore[no-untyped-call]
+    return states[0]
+
+
+def lstm_cell(
+    x: Tensor,
+    state: Sequence[Tensor],
+    weight: Tensor,
+    weight_of_states: Tensor,
+    bias: Tensor | None = None,
+    bias_of_states: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute torch.lstm_cell, a step of samples float32 [B, features], states and cells [B, H]."""
+    gates = F.linear(x, weight, bias).unsqueeze(0)
+    states, cell, *_ = _Lstm.apply(gates, *state, weight_of_states, bias_of_states, False)  # type: ignore[no-untyped-call]
+    return states[0], cell
+
+
 def _layers(
     layer: Callable[..., Tensor],
     x: Tensor,
@@ -247,3 +275,5 @@ def _of_weights(sums: Tensor, before: Tensor, biased: bool) -> tuple[Tensor, Ten
 
 RECURRENT: dict[str, Callable[..., Any]] = {"gru": gru, "lstm": lstm}
 """The recurrences, by the name of the function."""
+CELLS: dict[str, Callable[..., Any]] = {"gru_cell": gru_cell, "lstm_cell": lstm_cell}
+"""Single steps of them."""

@@ -37,7 +37,7 @@ class Unmoved:
         """Return what a linear map with a bias gives, float32 [B, ...], and remember it without."""
         x, weight, bias, *rest = args
         bare = func(x, weight, None, *rest) if rest else func(x, weight)
-        out = bare + bias.reshape(-1, *(1 for _ in bare.shape[2:])) if rest else bare + bias
+        out = bare + (bias if func is F.linear else bias.reshape(-1, *(1 for _ in bare.shape[2:])))
         self._sums[id(out)] = _Map(out, out._version, bare, bias)
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from crowdlearn_export.errors import UnsupportedModule
@@ -20,6 +22,8 @@ from .plain import PLAIN
 from .recurrence import RECURRENT
 from .unmoved import Unmoved, has_bias
 
+CALLS = 8
+"""The most calls between a look at a mask and this file's."""
 Within = Callable[[Mapping[str, Tensor], Sequence[Tensor] | None], TorchFunctionMode]
 """A function from the arrays of a model, by name, and its dropout factors to the mode that it runs in."""
 
@@ -115,6 +119,20 @@ def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape) or (1,)
 
 
+def _asks_whether_causal() -> bool:
+    """Return whether PyTorch's transformers ask by its values whether a mask is the causal one, as a program
+    cannot tell: then the mask itself is used, which gives the same.
+    """
+    frame = sys._getframe()
+    for _ in range(CALLS):
+        if (before := frame.f_back) is None:
+            return False
+        frame = before
+        if frame.f_code is transformer._detect_is_causal_mask.__code__:
+            return True
+    return False
+
+
 class Dropping(TorchFunctionMode):
     """A mode that runs a model in operators that the compiler has, and drops by factors, call by call.
 
@@ -149,6 +167,8 @@ class Dropping(TorchFunctionMode):
                     "attention with enable_gqa and dropout cannot be trained; set it to 0"
                 )
             return attention(*args, **kwargs, drop=self._drop)
+        if func is Tensor.__bool__ and _asks_whether_causal():
+            return False
         plain = PLAIN.get(getattr(func, "__name__", ""), func)
         if has_bias(func, args) and not kwargs:
             return self._unmoved.mapped(plain, args)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from crowdlearn_export.graph.activations import ACTIVATIONS
 from crowdlearn_export.lowering.rules.pooling import pool_windows
 from crowdlearn_export.lowering.rules.rows import from_rows, gather, tap_tables, to_rows
 from crowdlearn_export.stages.stage import Stage, example_inputs
+from crowdlearn_export.tracing.in_float64 import InFloat64
 
 DRAWS = 10
 FLOAT32 = 4
@@ -51,7 +53,7 @@ def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
     map. They are float64 [B].
     """
     size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
-    with Margins(size) as watched:
+    with Margins(size) as watched, InFloat64():
         stage.reference(*double(inputs))
     return watched.least
 
@@ -62,8 +64,8 @@ def away_in_float32(stage: Stage, inputs: Sequence[Tensor]) -> bool:
     """
     size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
     runs = []
-    for given in (double(inputs), inputs):
-        with Distances(size) as watched:
+    for given, kind in ((double(inputs), InFloat64()), (inputs, nullcontext())):
+        with Distances(size) as watched, kind:
             stage.reference(*given)
         runs.append(watched.found)
     for exact, narrow in zip(*runs, strict=True):
@@ -84,7 +86,7 @@ def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
     """
     rows = torch.arange(len(inputs))
     while len(rows) > 1:
-        with torch.no_grad(), Margins(len(rows)) as watched:
+        with torch.no_grad(), Margins(len(rows)) as watched, InFloat64():
             copy.deepcopy(model)(double([inputs[rows]])[0])
         close = watched.least < MARGIN
         if not close.any():

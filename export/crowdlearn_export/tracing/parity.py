@@ -21,6 +21,7 @@ from crowdlearn_export.ops.local_ops import describe
 
 from .copies import copied
 from .evaluation import ran
+from .in_float64 import InFloat64
 from .undropped import Undropped
 
 ROWS = 5
@@ -94,7 +95,7 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
-    with Undropped():
+    with Undropped(), InFloat64():
         scores: Tensor = ran(model, x)
     return scores
 

@@ -31,6 +31,7 @@ from . import layout
 from .copies import copied
 from .evaluation import ONE_OUTPUT, check_evaluation
 from .parity import check_traced
+from .sizes import write_sizes
 from .unchanging import check_unchanging
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -83,7 +84,14 @@ def trace(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGrap
     The sample is float32 [B, ...].
     """
     tracing = _Tracing(model, example_input)
-    return freeze(tracing.graph(name or type(model).__name__), model, tracing.resting)
+    try:
+        graph = tracing.graph(name or type(model).__name__)
+    except UnsupportedModule:
+        raise
+    except Exception as error:  # calls have arguments of every kind
+        first = str(error).partition("\n")[0]
+        raise UnsupportedModule(f"{type(model).__name__} cannot be traced ({first})") from error
+    return freeze(graph, model, tracing.resting)
 
 
 class _Tracing:
@@ -113,6 +121,7 @@ class _Tracing:
                 f"{layout.remedy(interpreter.run, shape[1:])}"
             ) from error
         self.values = interpreter.env
+        write_sizes(self.program.graph, self.values)
         self.drafts: list[_Draft] = []
         self.of: dict[fx.Node, _Draft] = {}
         self.weighted: set[str] = set()

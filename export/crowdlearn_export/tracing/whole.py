@@ -31,6 +31,8 @@ ROWS, OTHER_ROWS = 5, 7
 """The size of the batch that is traced, unlike most other sizes, and another one."""
 WHOLE_NUMBERS = (torch.tensor(0), torch.tensor(1))
 """Numbers that samples may consist of: every embedding has 0, and not all padding is 1."""
+NO_PLACE = torch.tensor(-1.5)
+"""A number at which no embedding has a row."""
 
 
 def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> NeuronGraph:
@@ -42,7 +44,7 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
     to_training(trained, resting_modules(trained))
     dtype = sample_dtype(trained, sample)
     check_evaluation(trained, sample, dtype)
-    x = torch.zeros(ROWS, *sample, dtype=dtype)
+    x = as_samples(torch.randn(ROWS, *sample, generator=torch.Generator().manual_seed(0)), dtype)
     scores, drops, still = _tried(trained, x)
     check_unchanging(trained, sample, dtype)
     if scores.dim() == 1:
@@ -67,23 +69,36 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
 
 
 def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
-    """Return float32, or int64 for a model that takes whole numbers alone, as embeddings do.
+    """Return float32, or int64 for a model that takes whole numbers alone, as embeddings do, or makes them of
+    its samples, as `x.long()` does.
 
-    Raises UnsupportedModule if it takes neither.
+    Raises UnsupportedModule if it takes neither, or takes numbers of both kinds side by side.
     """
     tried = copied(model).eval()
     with torch.no_grad():
         try:
             tried(torch.zeros(2, *sample))
         except Exception as error:  # whatever a user's model raises
-            if any(_runs(tried, value.expand(2, *sample)) for value in WHOLE_NUMBERS):
+            if _takes_whole_numbers(tried, sample):
                 return torch.int64
             first = str(error).partition("\n")[0]
             raise UnsupportedModule(
                 f"{type(model).__name__} does not run on shape {(2, *sample)}: {first}"
                 f"{layout.remedy(tried, sample)}"
             ) from error
-    return torch.float32
+        if _runs(tried, NO_PLACE.expand(2, *sample)) or not _takes_whole_numbers(tried, sample):
+            return torch.float32
+        if not torch.equal(tried(torch.zeros(2, *sample)), tried(torch.full((2, *sample), 0.5))):
+            raise UnsupportedModule(
+                f"{type(model).__name__} looks some numbers of a sample up in an embedding and computes with "
+                "others; a sample has numbers of one kind: give codes as one-hot numbers, and a Linear "
+                "without bias in place of the embedding"
+            )
+    return torch.int64
+
+
+def _takes_whole_numbers(model: nn.Module, sample: Sequence[int]) -> bool:
+    return any(_runs(model, value.expand(2, *sample)) for value in WHOLE_NUMBERS)
 
 
 def _runs(model: nn.Module, x: Tensor) -> bool:

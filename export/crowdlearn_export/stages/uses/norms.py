@@ -16,6 +16,7 @@ from torch import Tensor
 
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.whole import Whole, rows_first
+from crowdlearn_export.tracing.in_float64 import InFloat64
 
 from ..ghosts import Ghost, added
 from .terms import Own, Term, ghost_of
@@ -113,7 +114,7 @@ def _planned(whole: Whole, sample: tuple[int, ...]) -> Plan:
         return modes[-1]
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), InFloat64():
             scores, _ = whole.run(samples, arrays, factors, training=True, within=within)
         (mode,) = modes
         if mode.refused:
@@ -121,7 +122,8 @@ def _planned(whole: Whole, sample: tuple[int, ...]) -> Plan:
         same, unknown = _grouped(mode.parts)
         plan = Plan(tuple(mode.spots), same, unknown)
         weights = torch.randn(scores.shape, generator=draw, dtype=torch.float64)
-        return plan if unknown else _compared(whole, plan, samples, arrays, factors, weights)
+        with InFloat64():
+            return plan if unknown else _compared(whole, plan, samples, arrays, factors, weights)
     except Exception as error:  # models fail in as many ways as there are
         return Plan(unknown=str(error).partition("\n")[0] or type(error).__name__)
 
