@@ -52,6 +52,20 @@ def share(folder: RunFolder, model: SharedModel, number: int, size: int = SIZE) 
 def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is taken together after every other round or so."""
     monkeypatch.setattr(journal, "LEAST_LOG", 500)
+    monkeypatch.setattr(journal, "OF_WINDOW", 0)
+
+
+def test_the_log_of_a_long_window_is_taken_together_less_often(tmp_path: Path) -> None:
+    """Where groups share a part of the weights, all pages of the window change until then."""
+    with RunFolder(tmp_path / "run", create=True) as folder:
+        model = model_of(300_000, 40)
+        folder.open_shared(model)
+        kept = folder._journal
+        kept.mark = journal.Mark(0, 38 << 20)  # half of 46 MiB, and LEAST_LOG, are 38.9
+        assert not kept.is_long(model.window, 0)
+        kept.mark = journal.Mark(0, 39 << 20)
+        assert kept.is_long(model.window, 0)
+        kept.mark = journal.Mark()
 
 
 def in_memory(rounds: int) -> SharedModel:

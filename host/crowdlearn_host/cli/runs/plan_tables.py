@@ -115,7 +115,7 @@ def _traffic(planned: Planned, weights: int, omega: int) -> Table:
     table.add_row("snapshots for spares", size(plan.traffic.snapshots + plan.traffic.keys), "beside the plan")
     if len(plan.groups) > 1:
         on_disk, in_memory = window_bytes(weights, omega)
-        text = f"on disk, and {size(in_memory)} of memory; omega is {omega}"
+        text = f"on disk, half as much for its log, and {size(in_memory)} of memory; omega is {omega}"
         table.add_row("the host's window", size(on_disk), text)
     for name, why in planned.absent:
         table.add_row(name, "", why)

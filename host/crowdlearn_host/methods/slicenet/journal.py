@@ -27,12 +27,14 @@ from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_host.common.files import DAMAGED_ARCHIVE
 from crowdlearn_host.errors import RunError
 
-from .window import Floats, Window
+from .window import Floats, Window, window_bytes
 
 FRAME = struct.Struct("<II")
 """The head of each record: its length in bytes, and its CRC-32."""
 LEAST_LOG = 16 << 20
 """Bytes of a log that is not worth taking together."""
+OF_WINDOW = 0.5
+"""The length of a log, as a part of the window's, up to which it is not worth that either."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,14 @@ class Journal:
             self._sweep()
 
     def is_long(self, window: Window, waiting: int) -> bool:
-        """Return whether to take the log together, of which `waiting` bytes have not entered the window."""
+        """Return whether to take the log together, of which `waiting` bytes have not entered the window.
+
+        The window's pages have to be on disk then. If groups share some of the weights, their places drift
+        apart, and a few rounds change all pages. So a long window has a long log.
+        """
         counters = sum(array.nbytes for array in window.counters().values())
-        return self.mark.length > LEAST_LOG + 4 * counters + 2 * waiting
+        uploads, _ = window_bytes(len(window), window.omega)
+        return self.mark.length > LEAST_LOG + max(4 * counters, int(OF_WINDOW * uploads)) + 2 * waiting
 
     def compact(self, window: Window, waiting: Sequence[bytes]) -> Mark:
         """Begin a new log with the records that wait, all others having entered `window`; its mark, for
