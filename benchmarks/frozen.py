@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from crowdlearn import RunSpec, simulate
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.doctor.held_frozen import held_frozen
 from crowdlearn_export.graph.held.registry import HELD
 from crowdlearn_export.graph.neuron_graph import FLOAT

@@ -19,7 +19,8 @@ import torch
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.replay import replay_arrays
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.stages.train_step import train_step
 from torch import Tensor, nn
 from torch.nn import functional

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from crowdlearn.errors import FleetError
 from crowdlearn_device.optimizers.sgd import Sgd
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.stages.train_step import train_step
 from torch import nn
 from torch.nn import functional

@@ -11,7 +11,8 @@ import torch
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.replay import Arrays, replay_arrays
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.graph.freezing import hold_frozen
 from crowdlearn_export.graph.neuron_graph import FrozenAs
 from crowdlearn_export.graph.shape import piece_shape

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.graph.memory_curves import USUAL, MemoryUse
-from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import products
+from crowdlearn_export.lowering.lower import lower
 from crowdlearn_export.stages.train_step import train_step
 from rich.console import Console
 from rich.table import Table

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_export.compiler.arena import LINE, places
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from executorch.exir._serialize._program import deserialize_pte_binary
 from executorch.exir.schema import Tensor
 from torch.nn.functional import conv2d

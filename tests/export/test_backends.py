@@ -18,7 +18,8 @@ from crowdlearn_device.program.kernels import ChoosingExecutor, KernelChoice
 from crowdlearn_device.program.manifest import BackendChoice
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_device.program.verification import verify_for
-from crowdlearn_export.compiler.compile import CompiledProgram, Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import CompiledProgram, Method
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import (
     SliceProgram,

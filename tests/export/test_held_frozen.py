@@ -16,7 +16,8 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.program.manifest_reader import HELD_AS
 from crowdlearn_device.program.ports import predict_method
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.doctor.held_frozen import held_frozen
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.freezing import hold_frozen

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from torch import Tensor
 
 FIXED = torch.arange(12.0).reshape(3, 4)

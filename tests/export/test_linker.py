@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_program, linked
+from crowdlearn_export.compiler.compile import compile_program, linked
+from crowdlearn_export.compiler.method import Method
 from executorch.exir._serialize._program import deserialize_pte_binary
 from torch import Tensor
 from torch.nn.functional import conv2d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -140,3 +141,27 @@ def test_shapes_come_back_in_their_order_and_from_the_cache(tmp_path: Path) -> N
 
     again = export_slices(graph, shapes, SGD, max_batch=5, cache=tmp_path, on_method=refused)
     assert again == first
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+from crowdlearn_device.optimizers.sgd import Sgd
+from crowdlearn_export.doctor.verdict import trainable_graph
+from crowdlearn_export.program.slice_program import export_slice
+from torch import nn, randn
+graph = trainable_graph(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), randn(2, 6))
+export_slice(graph, (6, 4, 3), Sgd(), max_batch=4, cache=Path(sys.argv[1]))
+print([name for name in ("executorch.exir", "torch._dynamo") if name in sys.modules])
+"""
+
+
+def test_a_program_that_is_cached_imports_no_compiler(tmp_path: Path) -> None:
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
+        for _ in range(2)
+    ]
+    assert "executorch.exir" in found[0]
+    assert found[1] == "[]"

@@ -16,7 +16,8 @@ from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.piece.descent import BLOCK, descend
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.state.piece_state import MOST_KINDS
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.stages.optimizers import torch_optimizer
 from torch import Tensor
 

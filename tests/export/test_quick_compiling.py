@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import CompiledProgram, Method, compile_lowered, lower_methods
+from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
+from crowdlearn_export.compiler.method import CompiledProgram, Method
 from crowdlearn_export.lowering import shortcuts as thrift
 from crowdlearn_export.lowering.shortcuts import code_when_called, orders_by_numbers, rare_collections
 from executorch.exir import tensor as specs

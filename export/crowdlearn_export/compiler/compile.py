@@ -7,22 +7,26 @@ given to XNNPACK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 import torch
+from crowdlearn_device.program.manifest import Backend
+
+import crowdlearn_export.executorch_quietly  # noqa: F401
+
+# isort: split
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 from executorch.exir.dialects._ops import ops as exir_ops
 from torch.fx import GraphModule
 
 from crowdlearn_export.errors import LoweringError
 from crowdlearn_export.graph.memory_curves import MemoryUse
-from crowdlearn_export.lowering import lower
-from crowdlearn_export.lowering.backend import Backend, choose_backend, delegate, prepare
+from crowdlearn_export.lowering.backend import choose_backend, delegate, prepare
 from crowdlearn_export.lowering.idle_passes import idle_passes_left_out
+from crowdlearn_export.lowering.lower import lower
 from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.lowering.passes.order import free_early
 from crowdlearn_export.lowering.passes.recompute import recompute
@@ -39,44 +43,7 @@ from crowdlearn_export.lowering.workspace import workspace_bytes
 from .exported import exported, without_debug_handles
 from .linker import link
 from .memory_planning import InPlacePlanning, own_outputs
-
-Tensors = tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A pure function to be compiled.
-
-    `batched` are the positions of the inputs whose dimension 0 is the batch; `example` are inputs of the
-    right shapes and dtypes, with a batch of at least 2. `updates` are outputs, by position, that are written
-    over the input at the position given, and are no outputs of the program. The caller must be able to see
-    that input's memory change.
-    """
-
-    name: str
-    function: Callable[..., Tensors]
-    example: Tensors
-    batched: tuple[int, ...] = ()
-    updates: Mapping[int, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CompiledProgram:
-    """A .pte, its memory beyond its inputs, the operators it calls, and the backend of each method.
-
-    A loaded program has one arena for all methods, of the largest `buffers` [bytes], and XNNPACK one
-    workspace: the largest needs count.
-    """
-
-    pte: bytes
-    buffers: tuple[int, ...]
-    workspace_bytes: int
-    operators: tuple[str, ...]
-    backends: Mapping[str, Backend]
-
-    @property
-    def arena_bytes(self) -> int:
-        return sum(self.buffers)
+from .method import CompiledProgram, Method
 
 
 class _Distinct(list[Any]):

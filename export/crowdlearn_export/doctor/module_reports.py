@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from crowdlearn_export.errors import ExportError, UnsupportedModule
 from crowdlearn_export.graph.whole import Dropping
-from crowdlearn_export.lowering import lower
 from crowdlearn_export.stages.dropout import with_factors
 from crowdlearn_export.tracing import layout
 from crowdlearn_export.tracing.copies import copied
@@ -108,6 +107,8 @@ def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], tuple[in
 
 def _lower_alone(call: _Call) -> None:
     """Lower the module's value and gradients. Raises what tracing and lowering raise."""
+    from crowdlearn_export.lowering.lower import lower  # takes seconds
+
     given = call.args[0]
     module = with_factors(_First(call).train(call.module.training), given)[0]
     parameters = {n: p.detach() for n, p in module.named_parameters()}

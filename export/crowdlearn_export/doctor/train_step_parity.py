@@ -18,7 +18,7 @@ from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.protocol.targets import TargetSpec
 from torch import Tensor, nn
 
-from crowdlearn_export.compiler.compile import Method
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.graph.weights import arrays_of, neurons_first
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.program.kinks import away_from_kinks_of, double

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import inf, prod
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from crowdlearn_device.program.manifest import Backend
 from executorch.backends.xnnpack import xnnpack_preprocess
 from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig, MMConfig
@@ -21,16 +22,10 @@ from crowdlearn_export.lowering.passes.order import apart
 from crowdlearn_export.lowering.passes.simplify import turn_large_weights, widen_late
 
 from .shortcuts import replaced
-from .sizes import bytes_of, dimension, elements
+from .sizes import WORTHWHILE, bytes_of, dimension, elements
 from .xnnpack_parts import many_parts
 
 aten = torch.ops.aten
-
-Backend = Literal["portable", "xnnpack"]
-WORTHWHILE = 100_000
-"""Multiplications in a method's matrix products, at the largest batch, from which XNNPACK pays for its
-calls.
-"""
 
 PRODUCTS = [AddmmConfig, LinearConfig, MMConfig, generic.BMMConfig]
 ELEMENTWISE = [

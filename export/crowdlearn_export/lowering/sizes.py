@@ -8,6 +8,11 @@ from typing import Any
 
 import torch
 
+WORTHWHILE = 100_000
+"""Multiplications in a method's matrix products, at the largest batch, from which XNNPACK pays for its
+calls.
+"""
+
 
 def dimension(size: int | torch.SymInt, batch: int) -> int:
     """Return a size at this batch."""

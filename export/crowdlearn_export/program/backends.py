@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from crowdlearn_device.program.manifest import Backend, BackendChoice
 
-from crowdlearn_export.lowering.backend import WORTHWHILE
+from crowdlearn_export.lowering.sizes import WORTHWHILE
 from crowdlearn_export.stages.stage import Stage
 
 from .methods import CompiledMethod

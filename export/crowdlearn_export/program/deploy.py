@@ -9,6 +9,10 @@ import numpy as np
 import onnx
 import torch
 from crowdlearn_device.platform.files import write_atomically
+
+import crowdlearn_export.executorch_quietly  # noqa: F401
+
+# isort: split
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor, nn

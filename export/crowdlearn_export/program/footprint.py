@@ -23,7 +23,6 @@ from crowdlearn_device.optimizers.registry import described
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP
 
-from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.graph.memory_curves import Curve, Footprint, Line, MemoryUse
 from crowdlearn_export.graph.neuron_graph import Layer, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
@@ -122,6 +121,8 @@ def _compiled(
 ) -> tuple[int, int]:
     stages = piece_stages(graph, owned, optimizer, private=private)
     methods = [stage.method for stage in stages if not only or stage.method.name in only]
+    from crowdlearn_export.compiler.compile import compile_program  # takes seconds
+
     compiled = compile_program(methods, max_batch=micro_batch + 1, memory=memory)
     return compiled.arena_bytes, compiled.workspace_bytes
 

@@ -14,7 +14,6 @@ from crowdlearn_device.program.manifest import PREDICT, Manifest, PieceShape
 from crowdlearn_device.program.ports import predict_method
 from torch import Tensor
 
-from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.graph.held.registry import HELD
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -44,6 +43,8 @@ def export_inference(
         return cached
     shape = piece_shape(graph, [layer.neurons for layer in graph.layers], loss.targets(*graph.scores))
     stage = inference_stage(graph, shape)
+    from crowdlearn_export.compiler.compile import compile_program  # takes seconds
+
     compiled = compile_program([stage.method], max_batch=MAX_BATCH)
     manifest = Manifest(
         program=hashlib.sha256(compiled.pte).hexdigest(),

@@ -14,9 +14,8 @@ import executorch.version
 import torch
 from crowdlearn_device.program.manifest import Backend
 
-from crowdlearn_export.compiler.compile import CompiledProgram, compile_lowered, lower_methods
+from crowdlearn_export.compiler.method import CompiledProgram
 from crowdlearn_export.graph.memory_curves import MemoryUse
-from crowdlearn_export.lowering.backend import choose_backend, multiplications
 from crowdlearn_export.stages.stage import Stage
 
 REVISION = 21
@@ -73,6 +72,9 @@ class Methods:
             return None
 
     def _compile(self, stage: Stage, backend: Backend | None) -> CompiledMethod:
+        from crowdlearn_export.compiler.compile import compile_lowered, lower_methods  # takes seconds
+        from crowdlearn_export.lowering.backend import choose_backend, multiplications
+
         method = replace(stage.method, name=METHOD)
         lowered = lower_methods([method])
         graph = lowered[METHOD]

@@ -22,7 +22,6 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.program.manifest_reader import read_manifest
 
-from crowdlearn_export.compiler.compile import linked
 from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
@@ -152,6 +151,8 @@ def program_of(
     either: bool = False,
 ) -> SliceProgram:
     """Return the program of these stages of a piece. Raises ParityError if it disagrees with autograd."""
+    from crowdlearn_export.compiler.compile import linked  # takes seconds
+
     kinds = {stage.kind: stage for stage in reversed(stages)}
     suggested = {kind: methods.compiled(stage) for kind, stage in kinds.items()}
     choices = {s.method.name: choice_of(s, suggested[s.kind], either=either) for s in stages}

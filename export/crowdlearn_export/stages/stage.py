@@ -13,7 +13,7 @@ import torch
 from crowdlearn_device.program.manifest import Dim, MethodSpec, Port
 from torch import Tensor
 
-from crowdlearn_export.compiler.compile import Method
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.graph.held.base import SPACING
 from crowdlearn_export.graph.held.integers import LARGEST
 

@@ -11,7 +11,7 @@ from crowdlearn_device.optimizers.base import RATE, Optimizer
 from crowdlearn_device.optimizers.sgd import Sgd
 from torch import Tensor, nn
 
-from crowdlearn_export.compiler.compile import Method
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.dropping import Drop
 

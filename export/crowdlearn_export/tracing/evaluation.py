@@ -102,6 +102,10 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             module.register_forward_pre_hook(lambda *_, called=called: self._running.append(called))
             module.register_forward_hook(lambda *_: self._running.pop() and None)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # what is told to skip this mode would be imported, which takes a second
+
     def __enter__(self) -> Watch:
         self._calls.__enter__()  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]

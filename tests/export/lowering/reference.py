@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_lowered, lower_methods
-from crowdlearn_export.lowering import lower
-from crowdlearn_export.lowering.backend import Backend
+from crowdlearn_device.program.manifest import Backend
+from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
+from crowdlearn_export.compiler.method import Method
+from crowdlearn_export.lowering.lower import lower
 from torch import Tensor
 
 BOUND = 1e-5

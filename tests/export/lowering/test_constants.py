@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.lower import lower
 from crowdlearn_export.lowering.rules.loss import SMALL, one_hot
 from torch import Tensor
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_program
-from crowdlearn_export.lowering import lower
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.lowering.backend import LARGE_SUM
+from crowdlearn_export.lowering.lower import lower
 from crowdlearn_export.lowering.passes.mean import LONG, sums_in_stages
 
 from .reference import BOUND

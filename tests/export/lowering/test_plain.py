@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from crowdlearn_export.errors import LoweringError, UnsupportedModule
 from crowdlearn_export.graph.whole import Dropping
-from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.lower import lower
 from torch import Tensor
 
 from .reference import assert_close, assert_compiles, exact, with_gradients

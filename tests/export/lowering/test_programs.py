@@ -13,7 +13,8 @@ from crowdlearn_device.optimizers.adam import AdamW
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.operators import ALLOWED, RUNTIME, WRITTEN
-from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.errors import LoweringError, UnsupportedModule
 from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.stages.dropout import masks

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_export.compiler.compile import Method, compile_lowered, compile_program, lower_methods
+from crowdlearn_device.program.manifest import Backend
+from crowdlearn_export.compiler.compile import compile_lowered, compile_program, lower_methods
+from crowdlearn_export.compiler.method import Method
 from crowdlearn_export.graph.memory_curves import MemoryUse
-from crowdlearn_export.lowering.backend import Backend
 from crowdlearn_export.lowering.passes.recompute import recompute
 from torch.fx import Graph, GraphModule
 from torch.nn import functional as F

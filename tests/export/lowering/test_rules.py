@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.lower import lower
 from crowdlearn_export.lowering.rules.depthwise import WIDEST
 from crowdlearn_export.lowering.rules.loss import SMALL
 from hypothesis import Phase, assume, given, settings
