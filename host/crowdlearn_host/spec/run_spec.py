@@ -92,11 +92,11 @@ class GroupSection(Section):
 
 class SharingSection(SharedWeightsSection):
     """Sharing between groups, which wait for each other only if it is `secure` or `synchronous`. With the
-    latter a run repeats exactly. Without it a secure sum for which enough groups have come waits for others
-    `wait` times as long as those took, and at least `training.grace_seconds`: a slower group is in a later
-    sum. Of four groups or more, `audit` names those that upload what is unlike the
-    others': by the `norms` of their moves, and by the `losses` of what they upload on some of the host's
-    samples; it changes nothing.
+    latter, and `training.kernels` by size, a run repeats exactly. Without it a secure sum for which enough
+    groups have come waits for others `wait` times as long as those took, and at least
+    `training.grace_seconds`: a slower group is in a later sum. Of four groups or more, `audit` names those
+    that upload what is unlike the others': by the `norms` of their moves, and by the `losses` of what they
+    upload on some of the host's samples; it changes nothing.
     """
 
     synchronous: bool = False
