@@ -31,7 +31,7 @@ def test_a_region_takes_what_its_exported_program_takes(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it is known")
 
-    monkeypatch.setattr(module, "compile_program", refuse)
+    monkeypatch.setattr("crowdlearn_export.compiler.compile.compile_program", refuse)
     assert footprint(graph, MICRO_BATCH, tmp_path, regions=[0]) == found
     none = footprint(graph, MICRO_BATCH, tmp_path)
     assert (none.regions, none.step) == ({}, 0.0)

@@ -23,7 +23,6 @@ GIVEN: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     "sharing.wait": (2.0, {"sharing": {"secure": True}, "group": {"groups": 8}}),
     "fleet.profile": ("redmi-7", {"fleet": {"virtual": 3}}),
     "fleet.arch": ("arm64", {"fleet": {"virtual": 3}}),
-    "metrics.on_devices": (["file.py:of"], {"metrics": {"report": "pass"}}),
     "partition.alpha": (0.1, {"partition": {"kind": "dirichlet"}}),
     "partition.shards": (4, {"partition": {"kind": "shards"}}),
 }
@@ -51,9 +50,6 @@ def refusal(kind: type[Any], tables: dict[str, Any]) -> str:
 def test_an_option_is_refused_where_it_has_no_effect(kind: type[Any], effect: Any) -> None:
     table, key = effect.option.split(".")
     value, beside = GIVEN[effect.option]
-    alone = {
-        table: {key: value},
-        **({"metrics": {key: value, "report": "nothing"}} if table == "metrics" else {}),
-    }
+    alone = {table: {key: value}}
     assert f"{effect.option} has an effect only with {effect.needs}" in refusal(kind, alone)
     assert refusal(kind, {**beside, table: {**beside.get(table, {}), key: value}}) == ""

@@ -41,11 +41,6 @@ OF_RUNS = (
     Effect("sharing.wait", "sharing.secure", lambda spec: spec.sharing.secure),
     Effect("fleet.profile", "fleet.virtual", lambda spec: spec.fleet.virtual > 0),
     Effect("fleet.arch", "fleet.virtual", lambda spec: spec.fleet.virtual > 0),
-    Effect(
-        "metrics.on_devices",
-        "metrics.report = 'mini-batch' or 'pass'",
-        lambda spec: spec.metrics.report != "nothing",
-    ),
 )
 
 OF_SIMULATIONS = (
