@@ -30,12 +30,11 @@ from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport.message_stream import MessageStream
 from crowdlearn_device.transport.takeover import taken_over
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
 from .relay import DEVICES, RUN, SIZES, Processes, cpu_seconds, nats_server, run_server
-from .report import machine, write_rows
+from .report import show
 
 UNDER_WAY = 4
 """Messages of a pair that are on their way at a time."""
@@ -226,10 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = Table("message", "by", "server us", "both devices us", "all us", "messages/s")
     for row in rows:
         table.add_row(*(v if isinstance(v, str) else f"{v:,.1f}" for v in row.values()))
-    console = Console()
-    console.print(machine())
-    console.print(table)
-    write_rows(arguments.json, rows)
+    show(arguments.json, rows, table)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,15 @@ def learned(seeds: int, epochs: int) -> list[dict[str, Any]]:
             torch.save(features.state_dict(), folder / f"{seed}.pt")
             (folder / f"model{seed}.py").write_text(MODEL.format(seed=seed, path=f"{folder}/{seed}.pt"))
             for kind, results in found.items():
-                whole = nn.Sequential(
-                    *features_of(seed, inputs, labels).requires_grad_(False), nn.Linear(128, 10)
-                )
+                whole = nn.Sequential(*deepcopy(features).requires_grad_(False), nn.Linear(128, 10))
                 graph = neuron_graph(whole, inputs[:2])
                 _, rounding = held_frozen(graph, whole, kind, inputs)  # type: ignore[arg-type]
-                told = trained(kind, seed, epochs, folder)
+                result = trained(kind, seed, epochs, folder)
                 frozen = FLOAT * sum(a * b for a, b in pairwise(WIDTHS))
-                told["bytes"] = rounding.bytes if rounding else frozen
-                told["difference"] = rounding.difference if rounding else 0.0
-                results.append(told)
-                print(f"{kind}, seed {seed}: {told['accuracy']:.2f} %", flush=True)
+                result["bytes"] = rounding.bytes if rounding else frozen
+                result["difference"] = rounding.difference if rounding else 0.0
+                results.append(result)
+                print(f"{kind}, seed {seed}: {result['accuracy']:.2f} %", flush=True)
     return [
         {
             "held": kind,

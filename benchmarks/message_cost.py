@@ -30,10 +30,9 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 from crowdlearn_host.common.files import read_lines
-from rich.console import Console
 from rich.table import Table
 
-from .report import machine, write_rows
+from .report import show
 
 PIECES = 5
 BATCH = 64
@@ -211,10 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = Table(*(key.replace("_", " ") for key in rows[0]))
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else f"{value:,.2f}" for value in row.values()))
-    console = Console()
-    console.print(machine())
-    console.print(table)
-    write_rows(arguments.json, rows)
+    show(arguments.json, rows, table)
 
 
 if __name__ == "__main__":

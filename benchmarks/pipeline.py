@@ -41,11 +41,10 @@ from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_messages
-from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, unix_serve
 
-from .report import machine, write_rows
+from .report import show
 from .slow_links import LINK, PIECES, processes, queue_little, run_device, run_links
 
 COUNT = 10
@@ -281,10 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{row['sums_and_errors']}",
             f"{row['envelopes']:.0f}",
         )
-    console = Console(width=110)
-    console.print(machine())
-    console.print(table)
-    write_rows(arguments.json, rows)
+    show(arguments.json, rows, table, width=110)
 
 
 if __name__ == "__main__":

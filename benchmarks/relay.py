@@ -39,14 +39,13 @@ from crowdlearn_device.protocol.sizes import websocket_bytes
 from crowdlearn_device.security.envelope import Channel
 from crowdlearn_device.security.identity import Identity
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from .report import machine, write_rows
+from .report import show
 
 DEVICES = 4
 RUN = "benchmark"
@@ -389,10 +388,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for row in memory:
         growth.add_row(*(v if isinstance(v, str) else f"{v:.1f}" for v in row.values()))
-    console = Console()
-    console.print(machine())
-    console.print(table, growth)
-    write_rows(arguments.json, [*moved, *memory])
+    show(arguments.json, [*moved, *memory], table, growth)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from crowdlearn_device.platform.files import write_atomically
+from rich.console import Console
+from rich.table import Table
 
 
 def machine() -> str:
@@ -37,6 +39,15 @@ def write_rows(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"rows": list(rows)}, indent=1).encode() + b"\n")
+
+
+def show(path: Path | None, rows: Sequence[dict[str, Any]], *tables: Table, width: int | None = None) -> None:
+    """Print the machine and these tables, and write the rows where a file is asked for."""
+    console = Console(width=width)
+    console.print(machine())
+    for table in tables:
+        console.print(table)
+    write_rows(path, rows)
 
 
 def importable_elsewhere() -> None:

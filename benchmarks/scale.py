@@ -44,13 +44,12 @@ from crowdlearn.hosting import (
 )
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol.frames import MAX_FRAME
-from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, serve
 
 from .crowd_device import LightDevice, Load
 from .relay import cpu_seconds, resident
-from .report import machine, write_rows
+from .report import show
 
 SIZE = 5
 BATCH = 1
@@ -404,14 +403,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for groups in crowds[1:]:
             done(killed(Path(folder) / f"killed-{groups}", groups, 10, 2))
             done(killed(Path(folder) / f"relay-killed-{groups}", groups, 10, 2, relays=2))
-    console = Console()
-    console.print(machine())
+    tables = []
     for row in rows:
-        table = Table(show_header=False)
+        tables.append(Table(show_header=False))
         for key, value in row.items():
-            table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
-        console.print(table)
-    write_rows(arguments.json, rows)
+            tables[-1].add_row(
+                key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value)
+            )
+    show(arguments.json, rows, *tables)
 
 
 if __name__ == "__main__":

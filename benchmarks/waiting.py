@@ -26,11 +26,10 @@ from typing import Any
 
 import numpy as np
 from crowdlearn_device.transport.join import join_host
-from rich.console import Console
 from rich.table import Table
 
 from .relay import cpu_seconds, resident
-from .report import machine, write_rows
+from .report import show
 
 COMMAND = [sys.executable, "-c", "from crowdlearn_host.cli import main; main()"]
 RUN = """
@@ -144,10 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = Table("", *(f"{row['devices']:,} devices" for row in rows))
     for key in list(rows[0])[1:]:
         table.add_row(key.replace("_", " "), *(f"{row[key]:,.3g}" for row in rows))
-    console = Console()
-    console.print(machine())
-    console.print(table)
-    write_rows(arguments.json, rows)
+    show(arguments.json, rows, table)
 
 
 if __name__ == "__main__":

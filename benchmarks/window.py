@@ -21,11 +21,10 @@ from crowdlearn.hosting import Merge, RunFolder, SharedModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
 from crowdlearn_device.sharing.update import Update, chunks, encode_update
-from rich.console import Console
 from rich.table import Table
 
 from .relay import resident
-from .report import machine, write_rows
+from .report import show
 
 
 def model_of(weights: int, omega: int) -> SharedModel:
@@ -110,10 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             key.replace("_", " "),
             *(f"{r[key]:,.4g}" if isinstance(r[key], float) else str(r[key]) for r in rows),
         )
-    console = Console()
-    console.print(machine())
-    console.print(table)
-    write_rows(arguments.json, rows)
+    show(arguments.json, rows, table)
 
 
 if __name__ == "__main__":

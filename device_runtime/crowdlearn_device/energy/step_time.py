@@ -52,8 +52,9 @@ def measure_step(
     """
     manifest = store.manifest(sha256)
     executor, kernels = store.executor(manifest), None
+    inner = executor
     if isinstance(executor, ChoosingExecutor):
-        kernels = executor.choice
+        inner, kernels = executor.inner, executor.choice
     inputs = _inputs(manifest, executor)
     stages = dict.fromkeys(inputs, 0.0)
     for _ in range(WARM_UP_STEPS):
@@ -66,7 +67,6 @@ def measure_step(
         steps += 1
     taken = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    inner = executor.inner if isinstance(executor, ChoosingExecutor) else executor
     if isinstance(inner, IsolatedExecutor):
         memory += inner.most_memory()
     timed = StepTime(steps, manifest.max_batch, taken, stages, memory, kernels)

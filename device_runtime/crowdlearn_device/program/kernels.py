@@ -144,8 +144,8 @@ def timed_choice(executor: Executor, manifest: Manifest) -> KernelChoice:
         chosen = other if least[other] < CLEARLY * least[suggested.backend] else suggested.backend
         methods[method.name] = Timed(chosen, *(round(1e3 * least[backend], 4) for backend in BACKENDS))
     executor.hold(())
-    told = ", ".join(f"{name} {timed.backend}" for name, timed in methods.items())
-    log.info("kernels of program %s, timed here: %s", manifest.program[:12], told)
+    chosen_here = ", ".join(f"{name} {timed.backend}" for name, timed in methods.items())
+    log.info("kernels of program %s, timed here: %s", manifest.program[:12], chosen_here)
     return KernelChoice(abi, False, methods)
 
 

@@ -1,4 +1,4 @@
-"""Functions of PyTorch in words that the compiler knows: one-dimensional convolutions and pools as
+"""Functions of PyTorch in words that the compiler knows, as one-dimensional convolutions and pools in
 two-dimensional ones of height 1.
 """
 
@@ -214,8 +214,8 @@ def local_response_norm(
 
 
 def _along(name: str) -> Callable[..., Any]:
-    """Return torch.max or torch.min, of which a program has values along an axis without their places. Where
-    several are equal, each gets a part of the gradient.
+    """Return torch.max or torch.min, which give values and places along an axis, of two functions that a
+    program has. Where several values are equal, each gets a part of the gradient.
     """
     plain, values = getattr(torch, name), getattr(torch, f"a{name}")
     places, both = getattr(torch, f"arg{name}"), getattr(torch.return_types, name)
@@ -230,13 +230,7 @@ def _along(name: str) -> Callable[..., Any]:
     return along
 
 
-def view(x: Tensor, *size: Any) -> Tensor:
-    """Compute Tensor.view: a program may hold the same numbers, of any shape [...], in another order."""
-    return x.view(*size) if size and isinstance(size[0], torch.dtype) else x.reshape(*size)
-
-
 PLAIN: dict[str, Callable[..., Any]] = {
-    "view": view,
     **CELLS,
     "max": _along("max"),
     "min": _along("min"),

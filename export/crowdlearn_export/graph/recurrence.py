@@ -147,7 +147,7 @@ def gru(
         states: Tensor = _Gru.apply(gates, hx[at], weights[1], bias, back)[0]  # type: ignore[no-untyped-call]
         return states
 
-    between = functools.partial(drop, probability=dropout) if train and dropout else None
+    between = functools.partial(drop, probability=dropout if train else 0.0)
     out, last = _layers(layer, x, params, has_biases, num_layers, between, bidirectional, batch_first)
     return out, torch.stack(last)
 
@@ -174,7 +174,7 @@ def lstm(
         cells.append(cell)
         return states
 
-    between = functools.partial(drop, probability=dropout) if train and dropout else None
+    between = functools.partial(drop, probability=dropout if train else 0.0)
     out, last = _layers(layer, x, params, has_biases, num_layers, between, bidirectional, batch_first)
     return out, torch.stack(last), torch.stack(cells)
 
@@ -213,7 +213,7 @@ def _layers(
     params: Sequence[Tensor],
     has_biases: bool,
     num_layers: int,
-    between: Callable[[Tensor], Tensor] | None,
+    between: Callable[[Tensor], Tensor],
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -231,8 +231,7 @@ def _layers(
         )
     last = []
     for number in range(num_layers):
-        if number and between is not None:
-            x = between(x)
+        x = between(x) if number else x
         found = []
         for way in range(ways):
             at = number * ways + way

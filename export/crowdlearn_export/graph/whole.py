@@ -120,8 +120,8 @@ def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _asks_whether_causal() -> bool:
-    """Return whether PyTorch's transformers ask by its values whether a mask is the causal one, as a program
-    cannot tell: then the mask itself is used, which gives the same.
+    """Return whether PyTorch's transformers compare a mask with the causal one. While a model is traced its
+    values are not known; if the answer is no, the mask itself is used, which gives the same.
     """
     frame = sys._getframe()
     for _ in range(CALLS):

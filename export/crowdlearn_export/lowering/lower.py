@@ -80,7 +80,8 @@ class _Plain(TorchFunctionMode):
     folding would fix it. An average over the whole map is a mean: PyTorch's follows it with a stride of its
     own. The gradient of mish takes the logarithm of an exponential that may be infinite. The maximum of
     positive parts is the positive part of the maximum, on a map that is smaller by the pool's stride.
-    Attention without a mask, or with the causal one, needs no look for rows that are masked altogether.
+    Attention without a mask, or with the causal one, needs no look for rows that are masked altogether. Maps
+    lie in another order than PyTorch's, so that a view of one may have to copy.
     """
 
     def __init__(self) -> None:
@@ -94,6 +95,8 @@ class _Plain(TorchFunctionMode):
             x, weight, *bias = args
             rows = func(x.reshape(-1, x.shape[-1]), weight, *bias, **(kwargs or {}))
             return rows.reshape(*x.shape[:-1], weight.shape[0])
+        if func is Tensor.view and not isinstance(args[1], torch.dtype):
+            return args[0].reshape(*args[1:])
         if func is torch.nn.functional.mish:
             out = args[0] * torch.tanh(torch.nn.functional.softplus(args[0]))
             return args[0].copy_(out) if (kwargs or {}).get("inplace") else out

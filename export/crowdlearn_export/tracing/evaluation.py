@@ -104,7 +104,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # what is told to skip this mode would be imported, which takes a second
+        return False  # else PyTorch's compiler is imported to skip this mode, which takes a second
 
     def __enter__(self) -> Watch:
         self._calls.__enter__()  # type: ignore[no-untyped-call]

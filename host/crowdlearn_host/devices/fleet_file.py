@@ -58,7 +58,7 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
         rows.append(("max_macs", max_macs, "multiplications for a sample, forward and backward"))
     rows += _energy([m.energy for m in members if m.energy is not None])
     trips = f"# round trip over adb: {1000 * max(m.link.round_trip for m in members):.1f} ms\n"
-    trips += "".join(f"# {told}\n" for told in dict.fromkeys(map(_kernels, members)) if told)
+    trips += "".join(f"# {line}\n" for line in dict.fromkeys(map(_kernels, members)) if line)
     # A JSON string or list of strings is one in TOML as well.
     lines = [f"{key} = {json.dumps(value)}" + (f"  # {note}" if note else "") for key, value, note in rows]
     return f"[[class]]\n{trips}" + "\n".join(lines) + "\n"

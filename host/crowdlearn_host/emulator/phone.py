@@ -39,7 +39,7 @@ from crowdlearn_host.emulator.hardware.profiles import DeviceProfile, find_profi
 from crowdlearn_host.emulator.hardware.radio_link import Direction, LinkModel
 from crowdlearn_host.emulator.hardware.wakefulness import Wakefulness
 from crowdlearn_host.emulator.processes.limits import Limits, make_limits, remove_groups
-from crowdlearn_host.emulator.processes.parent import die_with_parent, interrupt_nobody
+from crowdlearn_host.emulator.processes.parent import die_with_parent, schedule_as_batch
 from crowdlearn_host.emulator.processes.processes import Processes
 from crowdlearn_host.emulator.processes.program_file import ABIS
 from crowdlearn_host.emulator.processes.spawner import Spawner
@@ -278,7 +278,7 @@ def main(folder: Path, ready_fd: int, parent: int | None) -> None:
     """Run the phone of a folder; writes one line to `ready_fd` when it can be reached."""
     if parent is not None:
         die_with_parent(parent)
-    interrupt_nobody()
+    schedule_as_batch()
     # From here on short paths do: an address of a Unix socket has room for 107 bytes.
     os.chdir(folder)
     settings = Settings.load(Path())

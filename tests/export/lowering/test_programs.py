@@ -246,6 +246,27 @@ def test_train_step_drops_along_the_axis_of_samples():
     np.testing.assert_allclose(found[0], loss.item(), rtol=1e-5)
 
 
+class Viewed(nn.Module):
+    """Maps that are flattened by `view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.head = nn.Conv2d(2, 4, 3), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.max_pool2d(self.maps(x), 2).view(-1, 16))
+
+
+def test_train_step_of_a_model_that_views_its_maps():
+    torch.manual_seed(0)
+    model, x, y = Viewed(), torch.randn(4, 2, 6, 6), torch.tensor([0, 1, 2, 0])
+    step = train_step(model, F.cross_entropy, x, y)
+    state = [t.numpy().copy() for t in step.state.values()]
+    executor = ExecuTorchExecutor(compile_program([step.method], max_batch=4).pte)
+    found = executor.run("train_step", [*state, x.numpy(), y.numpy(), np.array(1, np.float32)])
+    np.testing.assert_allclose(found[0], F.cross_entropy(model(x), y).item(), rtol=1e-5)
+
+
 class OwnDropout(nn.Dropout):
     pass
 

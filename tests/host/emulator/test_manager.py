@@ -122,7 +122,9 @@ async def test_a_phone_survives_the_zygote_and_gets_another(tmp_path: Path, key:
         wait_gone(runtime)
 
 
-async def test_a_phone_and_its_programs_interrupt_nobody_when_they_wake_up(tmp_path: Path, key: Path) -> None:
+async def test_a_phone_and_its_programs_schedule_as_batch_when_they_wake_up(
+    tmp_path: Path, key: Path
+) -> None:
     with phones.running(1, tmp_path, programs=STAND_IN, preload=()) as (info,):
         pids = info.pid, await started_runtime(info, key)
         assert [os.sched_getscheduler(pid) for pid in pids] == [os.SCHED_BATCH] * 2

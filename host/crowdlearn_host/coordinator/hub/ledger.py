@@ -24,18 +24,6 @@ class Ledger:
         self.messages[purpose] += 1
         self.totals[purpose] += size
 
-    def pass_on(self, to: Ledger, purpose: int, payload: int) -> None:
-        """Count a message that came from here, and goes on as it is to the device of another ledger."""
-        size = payload + (4 if 126 <= payload < 1 << 16 else 2 if payload < 126 else 10)
-        came = size + self.masked
-        self.bytes[purpose] += came
-        self.messages[purpose] += 1
-        self.totals[purpose] += came
-        went = size + to.masked
-        to.bytes[purpose] += went
-        to.messages[purpose] += 1
-        to.totals[purpose] += went
-
     def add(self, purpose: int, size: int, messages: int) -> None:
         """Add what was counted before."""
         self.bytes[purpose] += size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
 import time
 from collections import deque
 
@@ -33,9 +34,7 @@ class Pressure:
     @property
     def late(self) -> float:
         """Return by how much the loop was late lately."""
-        late = sorted(self._late)
-        middle = len(late) // 2
-        return (late[middle] + late[~middle]) / 2 if late else 0.0  # the median, ten times a second
+        return statistics.median(self._late) if self._late else 0.0
 
     @property
     def heavy(self) -> bool:

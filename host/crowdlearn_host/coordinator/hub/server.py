@@ -361,7 +361,8 @@ class Server:
 
     def _pass_on(self, attached: Attached, route: Route, data: bytes) -> Awaitable[None] | None:
         _, to, purpose, express = route
-        attached.up.pass_on(to.down, purpose, len(data))
+        attached.up.count(purpose, len(data))
+        to.down.count(purpose, len(data))
         attached.group.pace.heard(attached.number)
         to.stream.put(data, express=express)
         return None if to.stream.has_room else to.stream.room()

@@ -37,8 +37,7 @@ class Throughput:
         """Return the totals after a mini-batch of `rows`: samples a second, bytes of sums and errors a
         sample, all bytes.
         """
-        sent = self._traffic.by_purpose()
-        exchanged = sent["activation"] + sent["error"]
+        sent, exchanged = self._traffic.by_purpose(), self._traffic.exchanged
         if self.samples == 0:
             self._began, self._exchanged = time.monotonic(), exchanged
             self.samples = self._first_rows = rows

@@ -17,7 +17,7 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def interrupt_nobody() -> None:
+def schedule_as_batch() -> None:
     """Have this process, and those that it starts, wait for their turn when they wake up: a phone is another
     computer, which takes no processor from the host that sends to it. Does nothing where the system has no
     such policy.

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from crowdlearn_device.platform.confinement import confine
 
 from crowdlearn_host.emulator.processes.limits import Limits
-from crowdlearn_host.emulator.processes.parent import die_with_parent, interrupt_nobody
+from crowdlearn_host.emulator.processes.parent import die_with_parent, schedule_as_batch
 
 SOCKET_NAME = "zygote"
 MAX_REQUEST = 1 << 16
@@ -147,7 +147,7 @@ def run_entry(entry: str, words: Sequence[str]) -> int:
 
 def main(home: Path, modules: Sequence[str]) -> None:
     """Listen in the folder, then import the modules, then serve."""
-    interrupt_nobody()
+    schedule_as_batch()
     os.chdir(home)
     Path(SOCKET_NAME).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
