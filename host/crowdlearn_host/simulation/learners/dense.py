@@ -23,7 +23,7 @@ from .kernels import BIAS, GAIN, MEAN, SHIFT, VARIANCE
 from .rare import add_rare, move_rare
 from .sparse_inputs import Columns, Indices, SparseInputs
 from .steps import Fed, Layer, Room, aligned, move_by_product
-from .together import Together, chunks, first_sums
+from .together import Together, chunks, forward
 
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
@@ -244,24 +244,15 @@ class DenseChain:
 
     def _forward(self, samples: SparseInputs, rows: Indices, room: Room) -> list[Floats]:
         """Compute the sums of each layer of a mini-batch, and return the layers' inputs."""
-        inputs = []
-        for at, (layer, sums, outputs) in enumerate(zip(self._layers, room.sums, room.outputs, strict=True)):
-            if at == 0:
-                inputs.append(first_sums(samples, rows, layer.weight, room))
-            else:
-                np.matmul(inputs[at], layer.weight, out=sums)
-            if at == len(self._norms):
-                break
-            norm = self._norms[at]
-            if norm:
-                running, share = layer.vectors[MEAN:], self._momenta[at]
-                running *= 1 - share
-                own = layer.vectors, np.float32(norm.eps), self._saved[at], running
-                kernels.normalise(sums, room.edges, share, *own, outputs)
-            else:
-                kernels.rectify(sums, layer.vectors[BIAS], outputs)
-            inputs.append(outputs)
-        return inputs
+
+        def normalise(at: int, norm: nn.BatchNorm1d) -> None:
+            vectors, share = self._layers[at].vectors, self._momenta[at]
+            running = vectors[MEAN:]
+            running *= 1 - share
+            own = vectors, np.float32(norm.eps), self._saved[at], running
+            kernels.normalise(room.sums[at], room.edges, share, *own, room.outputs[at])
+
+        return forward(samples, rows, self._layers, self._norms, room, normalise)
 
     def _move(
         self, at: int, x: Floats, errors: Floats, total: Floats, by: tuple[np.float32, np.float32]

@@ -6,7 +6,7 @@ device. Each mini-batch is normalised by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,34 @@ def first_sums(samples: SparseInputs, rows: Indices, weight: Floats, room: Room)
     return x
 
 
+def forward(
+    samples: SparseInputs,
+    rows: Indices,
+    layers: Sequence[Layer],
+    norms: Sequence[nn.BatchNorm1d | None],
+    room: Room,
+    normalise: Callable[[int, nn.BatchNorm1d], None],
+) -> list[Floats]:
+    """Compute the sums of each layer for these rows, and return the layers' inputs, float32 [rows, sources]
+    each. `normalise` turns the sums of a layer with a batch norm into its outputs, in `room`.
+    """
+    inputs: list[Floats] = []
+    for at, (layer, sums, outputs) in enumerate(zip(layers, room.sums, room.outputs, strict=True)):
+        if at == 0:
+            inputs.append(first_sums(samples, rows, layer.weight, room))
+        else:
+            np.matmul(inputs[at], layer.weight, out=sums)
+        if at == len(norms):
+            break
+        norm = norms[at]
+        if norm is None:
+            kernels.rectify(sums, layer.vectors[BIAS], outputs)
+        else:
+            normalise(at, norm)
+        inputs.append(outputs)
+    return inputs
+
+
 class Together:
     """The products of a chain with `layers`; `running` are sums, by shares, of the statistics of
     mini-batches, float32 [2, width] for each batch norm.
@@ -89,26 +117,17 @@ class Together:
 
     def forward(self, samples: SparseInputs, chunk: Chunk, room: Room) -> list[Floats]:
         """Compute the sums of each layer, and return the layers' inputs, float32 [rows, sources] each."""
-        inputs: list[Floats] = []
-        self._saved = []
-        for at, (layer, sums, outputs) in enumerate(zip(self._layers, room.sums, room.outputs, strict=True)):
-            if at == 0:
-                inputs.append(first_sums(samples, chunk.rows, layer.weight, room))
-            else:
-                np.matmul(inputs[at], layer.weight, out=sums)
-            if at == len(self._norms):
-                break
-            norm = self._norms[at]
-            self._saved.append(
-                np.empty((len(chunk.shares) if norm else 0, kernels.SAVED, sums.shape[1]), np.float32)
-            )
-            if norm is None:
-                kernels.rectify(sums, layer.vectors[BIAS], outputs)
-            else:
-                own = layer.vectors, np.float32(norm.eps), self._saved[at], self.running[at]
-                kernels.normalise(sums, chunk.edges, chunk.shares, *own, outputs)
-            inputs.append(outputs)
-        return inputs
+        widths = [layer.weight.shape[1] for layer in self._layers]
+        self._saved = [
+            np.empty((len(chunk.shares) if norm else 0, kernels.SAVED, width), np.float32)
+            for norm, width in zip(self._norms, widths, strict=False)
+        ]
+
+        def normalise(at: int, norm: nn.BatchNorm1d) -> None:
+            own = self._layers[at].vectors, np.float32(norm.eps), self._saved[at], self.running[at]
+            kernels.normalise(room.sums[at], chunk.edges, chunk.shares, *own, room.outputs[at])
+
+        return forward(samples, chunk.rows, self._layers, self._norms, room, normalise)
 
     def descend(
         self, samples: SparseInputs, chunk: Chunk, room: Room, moved: Sequence[Layer], rate: float
